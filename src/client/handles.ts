@@ -14,12 +14,39 @@ interface ResponseLike {
   readonly headers?: unknown;
 }
 
-/** The status and headers of a `fetch` or undici response; undefined for anything else. */
-export function headOf(outcome: Outcome): { readonly status: number; readonly headers: object } | undefined {
-  if (!outcome.ok || typeof outcome.value !== 'object' || outcome.value === null) return undefined;
+/** An error that a client throws in place of a response: the response is in it, or it has the status itself. */
+interface ResponseErrorLike extends ResponseLike {
+  readonly response?: ResponseLike | null;
+  /** Of the AWS SDK. */
+  readonly $response?: ResponseLike | null;
+}
+
+interface Head {
+  readonly status: number;
+  readonly headers: object;
+}
+
+/** The status and headers of a `fetch` or undici response, or of the one that an error tells of; undefined for anything else. */
+export function headOf(outcome: Outcome): Head | undefined {
+  if (!outcome.ok) return headOfError(outcome.error);
+  if (typeof outcome.value !== 'object' || outcome.value === null) return undefined;
   const { status, statusCode = status, headers } = outcome.value as ResponseLike;
   if (typeof statusCode !== 'number' || typeof headers !== 'object' || headers === null) return undefined;
   return { status: statusCode, headers };
+}
+
+/** Undefined also for a good status: then something else has failed, such as the reading of the body. */
+function headOfError(error: unknown): Head | undefined {
+  try {
+    const { response, $response } = error as ResponseErrorLike;
+    for (const { status, statusCode = status, headers } of [response ?? {}, $response ?? {}, error as ResponseLike]) {
+      // A smaller number may also be something else, such as the exit code of a program.
+      if (typeof statusCode === 'number' && statusCode >= 300) return { status: statusCode, headers: headers ?? {} };
+    }
+  } catch {
+    // Nothing was thrown that has properties, or one of its getters threw.
+  }
+  return undefined;
 }
 
 /** Whether a response says by `Retry-After` when to come back. */
@@ -37,7 +64,8 @@ export function hasRetryAfter(headers: object): boolean {
  * 505, or one that says when to come back: a 409 (the first request with this idempotency key is still in progress) or a 403
  * (GitHub limits requests with it).
  *
- * For `retry({ handles })` and `hedge` around a plain `fetch`; `createFetch` uses it by default.
+ * For `retry({ handles })`, `hedge` and `standard` around a plain `fetch`, or around a client that throws an error which holds the response or its
+ * status, such as axios, ky and got. `createFetch` uses it by default.
  *
  * @example
  * ```ts
@@ -51,9 +79,8 @@ export function hasRetryAfter(headers: object): boolean {
  */
 export function handles(outcome: Outcome): boolean {
   if (isFinal(outcome.ok ? outcome.value : outcome.error)) return false;
-  if (!outcome.ok) return !isMistake(outcome.error);
   const head = headOf(outcome);
-  if (head === undefined) return false;
+  if (head === undefined) return !outcome.ok && !isMistake(outcome.error);
   const { status, headers } = head;
   if (status === 409 || status === 403) return hasRetryAfter(headers);
   if (status === 408 || status === 425 || status === 429) return true;
@@ -64,13 +91,12 @@ export function handles(outcome: Outcome): boolean {
  * Whether an outcome of a request means that the service is unhealthy: a network fault, a 5xx, or a 429 that does not say
  * when to come back.
  *
- * For `circuitBreaker({ handles: breakerHandles })`. A 429 with a time is not a failure: a request that waits as told will be
- * served, and an open circuit would turn away callers that have quota left.
+ * For `circuitBreaker({ handles: breakerHandles })` and `standard({ handles, breakerHandles })`, around the same clients as {@link handles}. A 429
+ * with a time is not a failure: a request that waits as told will be served, and an open circuit would turn away callers that have quota left.
  */
 export function breakerHandles(outcome: Outcome): boolean {
-  if (!outcome.ok) return !isMistake(outcome.error) && !closedAgent.test(codeOf(outcome.error));
   const head = headOf(outcome);
-  if (head === undefined) return false;
+  if (head === undefined) return !outcome.ok && !isMistake(outcome.error) && !closedAgent.test(codeOf(outcome.error));
   if (head.status !== 429) return head.status >= 500;
   // Only whether a time is named matters, so any clock reading will do.
   return retryHintOf(outcome, 0) === undefined && quotaOf(head.headers, 0)?.remaining !== 0;

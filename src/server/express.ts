@@ -212,12 +212,12 @@ function answer(response: Response, problem: Problem): void {
   lateEnd.isReplaced = true;
   lateEnd.isReported = true;
   const body = problemBody(problem);
+  // By Node's own methods: Koa and Connect have no others, and an exception here, in a timer, would end the process.
+  response.statusCode = problem.status;
+  response.setHeader('content-type', problemType);
   // Node does not compute a length again that was removed, and would close the connection.
-  response
-    .status(problem.status)
-    .type(problemType)
-    .set('content-length', String(Buffer.byteLength(body)))
-    .end(body);
+  response.setHeader('content-length', Buffer.byteLength(body));
+  response.end(body);
   // The body may be in a compressor, which then still needs the methods.
   if (response.headersSent) return detach(response, lateEnd);
   // Nobody sees what the handler does until then.

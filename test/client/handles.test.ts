@@ -89,6 +89,71 @@ describe.each([
   });
 });
 
+describe('an error that carries the response', () => {
+  const carriers: readonly [string, (status: number, headers: Record<string, string>) => object][] = [
+    ['as axios does', (status, headers) => ({ code: 'ERR_BAD_REQUEST', status, response: { status, headers } })],
+    ['as got does', (statusCode, headers) => ({ response: { statusCode, headers } })],
+    ['as ky does', (status, headers) => ({ response: new Response(null, { status, headers }) })],
+    ['as the AWS SDK does', (statusCode, headers) => ({ $response: { statusCode, headers } })],
+    ['in itself, as undici does', (statusCode, headers) => ({ statusCode, headers })],
+    ['in itself, as many SDKs do', (status, headers) => ({ status, headers: new Headers(headers) })],
+  ];
+
+  describe.each(carriers)('%s', (_, carrier) => {
+    const judged = (status: number, headers: Record<string, string> = {}) => {
+      const outcome = {
+        ok: false,
+        error: Object.assign(new Error(`status ${status}`), carrier(status, headers)),
+      } as const;
+      return { isWorthAnother: handles(outcome), isUnhealthy: breakerHandles(outcome) };
+    };
+
+    it.each([300, 304, 400, 401, 404, 409, 422])('is a final answer of a healthy service for a %d', (status) => {
+      expect(judged(status)).toEqual({ isWorthAnother: false, isUnhealthy: false });
+    });
+
+    it.each([500, 503, 429])('is worth another attempt and means an unhealthy service for a %d', (status) => {
+      expect(judged(status)).toEqual({ isWorthAnother: true, isUnhealthy: true });
+    });
+
+    it.each([429, 409, 403])('is worth another attempt at a healthy service for a %d that names a time', (status) => {
+      expect(judged(status, { 'retry-after': '1' })).toEqual({ isWorthAnother: true, isUnhealthy: false });
+    });
+  });
+
+  it('counts as a failure where the response was good, such as one whose body broke off', () => {
+    const outcome = { ok: false, error: { response: { statusCode: 200, headers: {} } } } as const;
+    expect([handles(outcome), breakerHandles(outcome)]).toEqual([true, true]);
+  });
+
+  it('needs no headers', () => {
+    for (const error of [
+      { status: 404 },
+      { statusCode: 404 },
+      { response: { status: 404 } },
+      { response: 'Not Found', status: 404 },
+      { status: 409, headers: null },
+    ])
+      expect(handles({ ok: false, error })).toBe(false);
+  });
+
+  it.each([
+    ['an exit code', { status: 1 }],
+    ['a text', { status: '404' }],
+    ['a response that is none', { response: null }],
+    [
+      'an error that cannot be looked at',
+      {
+        get response() {
+          throw new Error('revoked');
+        },
+      },
+    ],
+  ])('counts %s as a failure like any other', (_, error) => {
+    expect([handles({ ok: false, error }), breakerHandles({ ok: false, error })]).toEqual([true, true]);
+  });
+});
+
 describe('an agent that its owner has closed', () => {
   it.each([
     ['destroyed during the request', false],

@@ -61,6 +61,22 @@ describe('deadline of express on its own', () => {
     });
   });
 
+  it('answers through a response of Node, as Koa, Connect and the Fastify adapter of NestJS pass one on', async () => {
+    const middleware = deadline({ default: '20ms' }) as unknown as (...given: unknown[]) => void;
+    const server = createServer((request, response) => middleware(request, response, () => {}));
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    try {
+      const signal = AbortSignal.timeout(10_000);
+      const answer = await fetch(`http://127.0.0.1:${(server.address() as AddressInfo).port}`, { signal });
+      const { status, type, body } = await problemOf(answer);
+      expect([status, type, body.code]).toEqual([504, 'application/problem+json', 'ERR_DEADLINE_EXCEEDED']);
+    } finally {
+      server.closeAllConnections();
+      server.close();
+    }
+  });
+
   it('answers a request from which undici has taken the socket, as it does when it has passed on its body', async () => {
     const clock = virtualClock();
     const upstream = createServer((request) => {

@@ -30,7 +30,7 @@ const kilobyte = 1024;
 const maxKilobytesAlone = {
   ...{ pipeline: 11.1, retry: 6.15, timeout: 4.95, deadline: 4.95, fallback: 2.6, retryBudget: 3.6 },
   ...{ exponential: 2.05, decorrelated: 1.85, constant: 1.3 },
-  ...{ circuitBreaker: 10.45, keyed: 9.45, bulkhead: 6.3, adaptiveLimit: 8.5, rateLimit: 6.4, throttle: 5.65 },
+  ...{ circuitBreaker: 10.5, keyed: 9.5, bulkhead: 6.3, adaptiveLimit: 8.5, rateLimit: 6.4, throttle: 5.65 },
   ...{ loadShed: 5.25, hedge: 6.6, singleFlight: 4.35 },
 };
 const primitives = Object.keys(maxKilobytesAlone);

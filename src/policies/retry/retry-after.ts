@@ -13,6 +13,10 @@ export type RetryHint = number | 'never';
 interface HeaderSource {
   readonly headers?: object;
   readonly response?: { readonly headers?: object };
+  /** Of the AWS SDK. */
+  readonly $response?: { readonly headers?: object };
+  /** Of gRPC. */
+  readonly metadata?: object;
   readonly retryAfterMs?: unknown;
 }
 
@@ -23,16 +27,16 @@ const longestHeader = 100;
 const epochBeginsSeconds = 1_704_067_200;
 
 /**
- * Reads the hint of an outcome: `retryAfterMs` of its error or value, else the headers of either or of its `response`.
+ * Reads the hint of an outcome: `retryAfterMs` of its error or value, else the headers of either, of its response, or of a gRPC status.
  *
  * @param wallNowMs - Now, in milliseconds since 1970, for dates.
  */
 export function retryHintOf(outcome: Outcome, wallNowMs: number): RetryHint | undefined {
   const carrier = outcome.ok ? outcome.value : outcome.error;
   try {
-    const { headers, response, retryAfterMs } = (carrier ?? {}) as HeaderSource;
+    const { headers, response, $response, metadata, retryAfterMs } = (carrier ?? {}) as HeaderSource;
     if (typeof retryAfterMs === 'number' && retryAfterMs >= 0) return retryAfterMs;
-    const source = headers ?? response?.headers;
+    const source = headers ?? response?.headers ?? $response?.headers ?? metadata;
     return source === undefined ? undefined : retryHintOfHeaders((name) => headerOf(source, name), wallNowMs);
   } catch {
     // A getter of a foreign object threw: no hint.
@@ -133,13 +137,10 @@ export function headerOf(source: object, name: string, longest = longestHeader):
     typeof get === 'function'
       ? get.call(source, name)
       : plainHeaderOf(source as Readonly<Record<string, unknown>>, name);
-  if (Array.isArray(value))
-    return value
-      .slice(0, 10)
-      .join(', ')
-      .slice(0, longest + 1);
-  if (typeof value === 'number') return String(value);
-  return typeof value === 'string' ? value.slice(0, longest + 1) : undefined;
+  // gRPC has an empty list for what is not there.
+  const text = Array.isArray(value) && value.length > 0 ? value.slice(0, 10).join(', ') : value;
+  if (typeof text === 'number') return String(text);
+  return typeof text === 'string' ? text.slice(0, longest + 1) : undefined;
 }
 
 function plainHeaderOf(source: Readonly<Record<string, unknown>>, name: string): unknown {

@@ -148,6 +148,8 @@ describe('retryHintOf', () => {
         now,
       ),
     ).toBe(3_000);
+    const inResponse = { $response: { statusCode: 503, headers: { 'retry-after': '4' } } };
+    expect(retryHintOf({ ok: false, error: inResponse }, now)).toBe(4_000);
     for (const error of [
       undefined,
       null,
@@ -163,6 +165,17 @@ describe('retryHintOf', () => {
     ]) {
       expect(retryHintOf({ ok: false, error }, now)).toBeUndefined();
     }
+  });
+
+  it.each<[readonly string[], number | 'never' | undefined]>([
+    [['15'], 15],
+    [['-1'], 'never'],
+    [['15', '20'], 'never'],
+    [[], undefined],
+  ])('reads the pushback %j from the metadata of gRPC', (pushback, hint) => {
+    // `Metadata` of grpc-js answers an empty list for what is not there.
+    const metadata = { get: (name: string) => (name === 'grpc-retry-pushback-ms' ? pushback : []) };
+    expect(retryHintOf({ ok: false, error: Object.assign(new Error('14'), { metadata }) }, now)).toBe(hint);
   });
 
   it('treats a carrier that throws as one without a hint', () => {

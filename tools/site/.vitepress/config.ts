@@ -32,7 +32,7 @@ const groups = [
   },
   {
     text: 'Servers and clients',
-    items: entries('docs/{fetch,undici,deadline-middleware,idempotency-http,response-cache,health}.md'),
+    items: entries('docs/{fetch,undici,recipes,deadline-middleware,idempotency-http,response-cache,health}.md'),
   },
   { text: 'Errors and telemetry', items: entries('docs/{errors,events,telemetry}.md') },
   { text: 'Migrating', items: entries('docs/migrating-*.md') },

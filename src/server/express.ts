@@ -211,6 +211,8 @@ function answer(response: Response, problem: Problem): void {
   const lateEnd = lateEndOf(response);
   lateEnd.isReplaced = true;
   lateEnd.isReported = true;
+  // The handler may have set its status already.
+  const { statusCode } = response;
   const body = problemBody(problem);
   // Node does not compute a length again that was removed, and would close the connection.
   response
@@ -219,32 +221,46 @@ function answer(response: Response, problem: Problem): void {
     .set('content-length', String(Buffer.byteLength(body)))
     .end(body);
   // The body may be in a compressor, which then still needs the methods.
-  if (response.headersSent) return detach(response, lateEnd);
+  if (response.headersSent) return detach(response, lateEnd, statusCode);
   // Nobody sees what the handler does until then.
   lateEnd.report(false);
-  response.once('finish', () => detach(response, lateEnd));
+  response.once('finish', () => detach(response, lateEnd, statusCode));
 }
 
-const writers = ['setHeader', 'appendHeader', 'removeHeader', 'writeHead', 'write', 'end', 'flushHeaders'] as const;
+const writers = [
+  ...(['setHeader', 'setHeaders', 'appendHeader', 'removeHeader', 'flushHeaders'] as const),
+  ...(['writeHead', 'write', 'end', 'destroy'] as const),
+] as const;
 
 /**
  * Makes whatever a handler does after the answer have no effect. Otherwise `response.json()` would throw, and Express, which can no longer answer the
  * error, would destroy the connection, on which the client may already have sent its next request.
  */
-function detach(response: Response, lateEnd: LateEnd): void {
+function detach(response: Response, lateEnd: LateEnd, handlersStatus: number): void {
   const { req: request, statusCode } = response;
-  let lateStatus = 200;
+  let lateStatus = handlersStatus;
   const ignore = (...given: unknown[]) => {
     // Calls back, so that code waiting for the write continues.
     for (const one of given) if (typeof one === 'function') asMicrotask(one as () => void);
     return response;
   };
-  const ignoreEnd = (...given: unknown[]) => {
-    lateEnd.report(lateStatus >= 500);
-    return ignore(...given);
+  const instead: Partial<Record<(typeof writers)[number], (...given: unknown[]) => Response>> = {
+    writeHead(status) {
+      lateStatus = Number(status);
+      return response;
+    },
+    end(...given) {
+      lateEnd.report(lateStatus >= 500);
+      return ignore(...given);
+    },
+    // So a stream that breaks off ends a response into which it is piped.
+    destroy() {
+      lateEnd.report(true);
+      return response;
+    },
   };
   for (const name of writers) {
-    Object.defineProperty(response, name, { value: name === 'end' ? ignoreEnd : ignore, configurable: true });
+    Object.defineProperty(response, name, { value: instead[name] ?? ignore, configurable: true });
   }
   // The status stays as it was sent: logs and metrics read it when the response has finished.
   const setStatus = (status: number) => {

@@ -2,7 +2,9 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { connect, createServer as createHttp2Server } from 'node:http2';
+import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
+import { pipeline as streamInto } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import express, { type RequestHandler } from 'express';
 import Fastify from 'fastify';
@@ -132,6 +134,40 @@ describe('a request that is answered in place of its handler', () => {
       const onError: express.ErrorRequestHandler = (_error, _one, response, _next) => void response.status(500).end();
       if (hasErrorHandler) app.use(onError);
       await listening(createServer(app), goesOn);
+    });
+
+    it.each<readonly [string, (late: Promise<void>, response: express.Response, one: express.Request) => unknown]>([
+      ['writeHead', async (late, response) => late.then(() => response.writeHead(503).end())],
+      [
+        'the status that it set before',
+        async (late, response) => {
+          response.status(502);
+          await late;
+          response.end();
+        },
+      ],
+      ['breaking its answer off', async (late, response) => late.then(() => response.destroy())],
+      [
+        'a stream that ends with the call',
+        (_, response, one) => {
+          const { signal } = callOf(one);
+          streamInto(new Readable({ read() {} }), response, { signal }).catch(() => {});
+        },
+      ],
+    ])('goes on with the next request, in Express that says so by %s', async (_, fail) => {
+      const clock = virtualClock();
+      let runs = 0;
+      const handler: RequestHandler = (one, response) => {
+        if (++runs > 1) return void response.status(201).end();
+        const late = new Promise<void>((resolve) => callOf(one).signal.addEventListener('abort', () => resolve()));
+        void fail(late, response, one);
+        void clock.advance(50);
+      };
+      const protect = idempotency({ store: memoryStore(), scope });
+      await listening(appOf(deadline({ default: 50, clock }), protect, handler), async (port) => {
+        expect((await send(port, request)).status).toBe(504);
+        await expect.poll(async () => (await send(port, request)).status).toBe(201);
+      });
     });
 
     it('goes on with the next request, in Fastify', async () => {

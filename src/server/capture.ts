@@ -160,6 +160,11 @@ export class ResponseCapture {
     return this.head !== undefined;
   }
 
+  /** The bytes of the body that are recorded so far. */
+  get bytesKept(): number {
+    return this.bytes;
+  }
+
   whenAlone(task: () => void): void {
     if (this.clientGone) task();
     else this.aloneTask = task;

@@ -405,6 +405,38 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect([await other, await world.text(), world.runs]).toEqual(['for all', 'for all', 1]);
   });
 
+  it('continues for the others in the middle of an answer, too, as long as its handler does', async () => {
+    const clock = virtualClock();
+    let response: ServerResponse | undefined;
+    await using world = await open({ ttl: '1m', clock }, (asked) => {
+      ({ response } = asked);
+      response.write('a');
+      return undefined;
+    });
+    await sendAndLeave(world.port, requestBytes({ method: 'GET' }), { afterReceived: 1 });
+    const other = world.text();
+    await expect.poll(() => response!.socket?.destroyed).toBe(true);
+    for (const part of ['b', 'c', 'd']) {
+      await clock.advance(900);
+      response!.write(part);
+    }
+    response!.end();
+    expect([await other, await world.text(), world.runs]).toEqual(['abcd', 'abcd', 1]);
+  });
+
+  it('leaves the others to their own handlers if a handler stops when its client disconnects', async () => {
+    const clock = virtualClock();
+    await using world = await open({ ttl: '1m', hardTimeout: '1d', clock }, ({ response }) => {
+      if (world.runs > 1) return { body: 'whole' };
+      response.write('part');
+      return undefined;
+    });
+    await sendAndLeave(world.port, requestBytes({ method: 'GET' }), { afterReceived: 1 });
+    const other = world.text();
+    await expect.poll(() => clock.advance(1_000).then(() => world.runs)).toBe(2);
+    expect([await other, await world.text()]).toEqual(['whole', 'whole']);
+  });
+
   it('drops what is invalidated by a tag, even while it is being loaded', async () => {
     let version = 1;
     await using world = await open({ ttl: '1m', store: memoryStore(), tags: () => ['news'] }, async () => {

@@ -6,7 +6,6 @@
  */
 import type { ServerResponse } from 'node:http';
 import { longestPart } from '../../coordination/idempotency/engine.js';
-import { nodeCrypto } from '../../coordination/idempotency/hashing.js';
 import {
   type AdapterHandle,
   type Begun,
@@ -35,6 +34,7 @@ import {
 import { type Answer, type CaptureTerms, captureAnswer, type ResponseCapture, type StoredAnswer } from '../capture.js';
 import { findLateEnd, type LateEnd } from '../late-end.js';
 import type { Problem } from '../problem.js';
+import { shortened } from '../shortened.js';
 import { decodeAnswer, encodeAnswer } from './answer.js';
 import { defaultMethods, isKeptStatus, keptHeaders, parseKey, problemOf, type Refusal } from './protocol.js';
 
@@ -231,9 +231,9 @@ export class HttpIdempotency<Request> {
     if (print === undefined || exchange.isAnswered()) return;
     if (print === 'too-large') return this.refuse(exchange, { kind: 'body-too-large', maxBytes: this.maxInputBytes });
     const begun = this.engine.begin({
-      scope: shortened(scope),
+      scope: shortened(scope, longestPart),
       key,
-      operation: shortened(exchange.operation()),
+      operation: shortened(exchange.operation(), longestPart),
       fingerprint: print,
       trace: exchange.traceparent,
     });
@@ -292,13 +292,6 @@ export class HttpIdempotency<Request> {
     if (typeof what === 'string' || what instanceof Uint8Array) return ownFingerprint(what);
     throw new TypeError('idempotency: fingerprint(request) must give a string or bytes');
   }
-}
-
-/** The name of a scope or an operation, which the engine limits: a bearer token, or a path with one in it, may be longer. */
-export function shortened(name: string): string {
-  if (name.length <= longestPart) return name;
-  // JSON, because half a surrogate pair has no UTF-8: two different names would get the same hash.
-  return `sha256:${nodeCrypto().createHash('sha256').update(JSON.stringify(name)).digest('base64url')}`;
 }
 
 /** Frees a key that was taken for a request that will not be handled. */

@@ -2,11 +2,12 @@
  * Resolve: settles a request in doubt with the response that an operator or a reconciliation job has established.
  */
 
+import { longestPart } from '../../coordination/idempotency/engine.js';
 import type { Idempotency } from '../../coordination/idempotency/idempotency.js';
 import { OptionsError } from '../../core/errors.js';
 import { checkOptions, type Field, flag, having, impossibleOption, optional, withDefault } from '../../core/options.js';
+import { shortened } from '../shortened.js';
 import { encodeAnswer } from './answer.js';
-import { shortened } from './idempotency.js';
 import { keptHeaders } from './protocol.js';
 
 /** A response that has been established. */
@@ -72,5 +73,5 @@ export function resolveRequest(engine: Idempotency, key: string, resolution: Req
 /** As for a request. The engine refuses what no request can have. */
 const nameOfRequest: Field<string> = {
   allowed: 'a string that is not empty',
-  parse: (value) => (typeof value === 'string' && value !== '' ? shortened(value) : undefined),
+  parse: (value) => (typeof value === 'string' && value !== '' ? shortened(value, longestPart) : undefined),
 };

@@ -350,7 +350,9 @@ export class AnswerKeeper implements CaptureTerms {
 
   private endOf(answer: Answer): unknown {
     const { handle } = this;
-    if (!this.isKept(answer.status)) return this.giveUp();
+    // After a timeout a handler may also answer by itself: connect-timeout can be told to leave that to it.
+    const isInPlace = answer.status >= 500 && this.isReplaced;
+    if (isInPlace || !this.isKept(answer.status)) return this.giveUp();
     if (!isWhole(answer)) return handle.complete(undefined);
     if (answer.body.byteLength > largeBytes) return nextTurn().then(() => handle.complete(encodeAnswer(answer)));
     return handle.complete(encodeAnswer(answer));
@@ -393,13 +395,22 @@ export class AnswerKeeper implements CaptureTerms {
     }
   }
 
+  /** Whether somebody else has answered in place of a handler that may still be running. */
+  private get isReplaced(): boolean {
+    return this.lateEnd?.isReplaced === true || this.exchange?.isTimedOut() === true;
+  }
+
+  private get lateEnd(): LateEnd | undefined {
+    return this.response && findLateEnd(this.response);
+  }
+
   /**
    * Frees the key for another attempt. But if the handler may still be running, a second effect could follow: then it keeps the key until it has ended. If
    * it does not fail then, or if nobody will see its end, the request counts as handled, and its answer as not stored.
    */
   private giveUp(): unknown {
-    const lateEnd = this.response && findLateEnd(this.response);
-    if (lateEnd?.isReplaced !== true && this.exchange?.isTimedOut() !== true) return this.handle.abandon();
+    if (!this.isReplaced) return this.handle.abandon();
+    const { lateEnd } = this;
     if (lateEnd?.isReported !== true) return this.handle.complete(undefined);
     this.awaitEnd(lateEnd);
     return undefined;

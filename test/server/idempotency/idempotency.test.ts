@@ -14,6 +14,7 @@ import {
   callOf,
   deadline,
   type IdempotencyHandle,
+  type IdempotencyMiddlewareOptions,
   idempotency,
   rawBody,
   resolveRequest,
@@ -25,6 +26,7 @@ import {
 } from '../../../src/server/fastify.js';
 import { nodeIdempotency } from '../../../src/server/web.js';
 import { virtualClock } from '../../../src/testing/index.js';
+import { deferred } from '../../support/deferred.ts';
 import { type RawAnswer, requestBytes, send, sendAndLeave } from './raw-client.js';
 import { cpuMs, keyed, listening, twoCopiesMs, wire } from './support.js';
 
@@ -73,6 +75,42 @@ describe('a request that is answered in place of its handler', () => {
       await expect.poll(() => effects).toBe(1);
       await expect.poll(async () => typeOf(await send(port, request))).toBe('result-not-stored');
       expect(effects).toBe(1);
+    });
+  });
+
+  it.each<readonly [string, Pick<IdempotencyMiddlewareOptions<express.Request>, 'keep'>, boolean]>([
+    ['a handler that has sealed it', {}, true],
+    ['every status being final', { keep: () => true }, false],
+  ])(
+    'by the deadline is not stored as that answer, in spite of %s, and its handler goes on',
+    async (_, options, seals) => {
+      const clock = virtualClock();
+      const ended = deferred<string>();
+      const handler: RequestHandler = async ({ idempotency: record }, response) => {
+        if (seals) await record!.seal();
+        await clock.advance(50);
+        await ended.promise;
+        response.status(201).send(await record!.phase('mail', () => 'sent'));
+      };
+      const protect = idempotency({ store: memoryStore(), scope, onLost: 'refuse', ...options });
+      await listening(appOf(deadline({ default: 50, clock }), protect, handler), async (port) => {
+        expect((await send(port, request)).status).toBe(504);
+        expect(typeOf(await send(port, request))).toBe('in-progress');
+        ended.resolve('now');
+        await expect.poll(async () => typeOf(await send(port, request))).toBe('result-not-stored');
+      });
+    },
+  );
+
+  it('by nobody but its handler, although its time is over, is stored', async () => {
+    const handler: RequestHandler = (one, response) => {
+      // As connect-timeout does with `respond: false`.
+      Object.assign(one, { timedout: true });
+      response.status(201).send('made');
+    };
+    await listening(appOf(idempotency({ store: memoryStore(), scope }), handler), async (port) => {
+      const answers = [await send(port, request), await send(port, request)];
+      expect(answers.map(({ body }) => body.toString())).toEqual(['made', 'made']);
     });
   });
 

@@ -34,6 +34,8 @@ export function bodyOf({ body, isText }: StoredAnswer): string | Uint8Array {
 /** What the user of a capture decides and hears about. */
 export interface CaptureTerms {
   readonly maxBodyBytes: number;
+  /** The handler does not wait for a slow client while all that it has written is kept anyway. */
+  readonly isAhead?: boolean;
   /** Selects the headers to store, as a flat list of alternating names and values. */
   keepHeaders(headers: readonly Header[]): string[];
   /**
@@ -217,7 +219,7 @@ export class ResponseCapture {
       if (callback !== undefined) asMicrotask(callback);
       goesOn = this.takesMore(given[0].length);
     } else {
-      goesOn = Reflect.apply(inner.write, response, given as []);
+      goesOn = Reflect.apply(inner.write, response, given as []) || terms.isAhead === true;
     }
     this.head ??= this.headOf([response.statusCode]);
     this.watchSocket();

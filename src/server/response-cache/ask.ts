@@ -187,6 +187,7 @@ export class Ask<Request> {
       });
       const capture = captureAnswer(response, {
         maxBodyBytes: rules.maxBodyBytes,
+        isAhead: true,
         keepHeaders: everyHeader,
         onHead(head: AnswerHead) {
           if (isFailure(head.status)) {

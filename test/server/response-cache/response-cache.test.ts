@@ -1,7 +1,7 @@
 /** Responses that are stored and replayed, on both versions of Express and on Fastify. */
 import type { ServerResponse } from 'node:http';
 import http2 from 'node:http2';
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import Fastify from 'fastify';
@@ -422,6 +422,23 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     }
     response!.end();
     expect([await other, await world.text(), world.runs]).toEqual(['abcd', 'abcd', 1]);
+  });
+
+  it('does not let the others wait for a slow client whose handler pipes a stream', async () => {
+    const parts = Array.from({ length: 500 }, (_, index) => `${index}`.padStart(1_000));
+    const socket = deferred<Socket>();
+    await using world = await open({ ttl: '1m' }, ({ response }) => {
+      // Nothing goes out to the client, as if it did not read.
+      response.socket!.cork();
+      socket.resolve(response.socket!);
+      Readable.from(parts).pipe(response);
+      return undefined;
+    });
+    const slow = world.text();
+    const reading = await socket.promise;
+    expect(await world.text()).toBe(parts.join(''));
+    reading.uncork();
+    expect([await slow, world.runs]).toEqual([parts.join(''), 1]);
   });
 
   it('leaves the others to their own handlers if a handler stops when its client disconnects', async () => {

@@ -101,7 +101,7 @@ export function deadline(options?: DeadlineMiddlewareOptions): Middleware {
       request,
       response,
       header: (name: string) => request.headers[name],
-      answer: (problem: Problem) => answer(response, problem),
+      answer: (problem: Problem, isHandled: boolean) => answer(response, problem, isHandled),
     };
     engine.begin(exchange, () => next());
   };
@@ -204,13 +204,13 @@ export function health(options?: HealthOptions): Middleware {
   };
 }
 
-function answer(response: Response, problem: Problem): void {
+function answer(response: Response, problem: Problem, isHandled: boolean): void {
   if (response.headersSent) return;
   for (const name of unsentAnswerHeaders) response.removeHeader(name);
   setWords(response, undefined);
   const lateEnd = lateEndOf(response);
-  lateEnd.isReplaced = true;
-  lateEnd.isReported = true;
+  lateEnd.isReplaced = isHandled;
+  lateEnd.isReported = isHandled;
   // The handler may have set its status already.
   const { statusCode } = response;
   const body = problemBody(problem);

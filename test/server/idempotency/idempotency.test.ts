@@ -102,6 +102,17 @@ describe('a request that is answered in place of its handler', () => {
     },
   );
 
+  it('by a deadline behind us that had passed when it arrived is free at once', async () => {
+    let runs = 0;
+    const handler: RequestHandler = (_request, response) => void response.status(201).send(`run ${++runs}`);
+    const protect = idempotency({ store: memoryStore(), scope });
+    await listening(appOf(protect, deadline(), handler), async (port) => {
+      const late = { ...request, headers: [...request.headers, ['Request-Deadline-Ms', '0']] } as const;
+      expect([(await send(port, late)).status, (await send(port, late)).status]).toEqual([504, 504]);
+      expect((await send(port, request)).body.toString()).toBe('run 1');
+    });
+  });
+
   it('by nobody but its handler, although its time is over, is stored', async () => {
     const handler: RequestHandler = (one, response) => {
       // As connect-timeout does with `respond: false`.

@@ -220,8 +220,8 @@ function answer(response: Response, problem: Problem, isHandled: boolean): void 
     .type(problemType)
     .set('content-length', String(Buffer.byteLength(body)))
     .end(body);
-  // The body may be in a compressor, which then still needs the methods.
-  if (response.headersSent) return detach(response, lateEnd, statusCode);
+  // The body may be in a compressor, which then still needs the methods. To a client that has left, nothing is sent.
+  if (response.headersSent || response.destroyed) return detach(response, lateEnd, statusCode);
   // Nobody sees what the handler does until then.
   lateEnd.report(false);
   response.once('finish', () => detach(response, lateEnd, statusCode));

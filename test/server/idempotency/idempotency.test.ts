@@ -2,6 +2,7 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { connect, createServer as createHttp2Server } from 'node:http2';
+import type { AddressInfo } from 'node:net';
 import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { pipeline as streamInto } from 'node:stream/promises';
@@ -12,6 +13,7 @@ import { describe, expect, it, vi } from 'vitest';
 import { idempotency as engineOf, memoryStore, OptionsError, type Store } from '../../../src/index.js';
 import {
   callOf,
+  type DeadlineMiddlewareOptions,
   deadline,
   type IdempotencyHandle,
   type IdempotencyMiddlewareOptions,
@@ -217,6 +219,54 @@ describe('a request that is answered in place of its handler', () => {
         expect((await send(port, request)).status).toBe(504);
         await expect.poll(async () => (await send(port, request)).status).toBe(201);
       });
+    });
+
+    it.each<
+      readonly [
+        string,
+        (
+          limit: DeadlineMiddlewareOptions,
+          late: (signal: AbortSignal) => Promise<string>,
+        ) => Promise<{ port: number; close(): unknown }>,
+      ]
+    >([
+      [
+        'Express',
+        async (limit, late) => {
+          const server = appOf(deadline(limit), idempotency({ store: memoryStore(), scope }), async (one, response) => {
+            response.status(201).send(await late(callOf(one).signal));
+          });
+          await once(server.listen(0, '127.0.0.1'), 'listening');
+          return { port: (server.address() as AddressInfo).port, close: () => server.close() };
+        },
+      ],
+      [
+        'Fastify',
+        async (limit, late) => {
+          const app = Fastify({ forceCloseConnections: true });
+          await app.register(fastifyDeadline, limit);
+          await app.register(fastifyIdempotency, { store: memoryStore(), scope });
+          app.post('/orders', async (one, reply) => reply.code(201).send(await late(fastifyCallOf(one).signal)));
+          await app.listen({ port: 0, host: '127.0.0.1' });
+          return { port: (app.server.address() as AddressInfo).port, close: () => app.close() };
+        },
+      ],
+    ])('goes on with the next request if its client had left before the deadline, in %s', async (_, serve) => {
+      const clock = virtualClock();
+      let runs = 0;
+      const { port, close } = await serve({ default: 50, clock }, async (signal) => {
+        if (++runs > 1) return `run ${runs}`;
+        await new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
+        return '';
+      });
+      const leaving = sendAndLeave(port, requestBytes(request), { afterSent: 1_000 });
+      await expect.poll(() => runs).toBe(1);
+      await leaving;
+      // The server has heard of it by the time it answers another request.
+      expect(typeOf(await send(port, request))).toBe('in-progress');
+      await clock.advance(50);
+      await expect.poll(async () => (await send(port, request)).body.toString()).toBe('run 2');
+      await close();
     });
 
     it('goes on with the next request, in Fastify', async () => {

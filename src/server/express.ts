@@ -229,7 +229,7 @@ function answer(response: Response, problem: Problem, isHandled: boolean): void 
 
 const writers = [
   ...(['setHeader', 'setHeaders', 'appendHeader', 'removeHeader', 'flushHeaders'] as const),
-  ...(['writeHead', 'write', 'end', 'destroy'] as const),
+  ...(['writeHead', 'write', 'end', 'destroy', 'sendFile', 'download'] as const),
 ] as const;
 
 /**
@@ -239,23 +239,31 @@ const writers = [
 function detach(response: Response, lateEnd: LateEnd, handlersStatus: number): void {
   const { req: request, statusCode } = response;
   let lateStatus = handlersStatus;
+  /** Whether a stream was refused because the response is closed. The handler fails then, but has done its work. */
+  let hasRefused = false;
+  const fail = () => lateEnd.report(!hasRefused);
   const ignore = (...given: unknown[]) => {
     // Calls back, so that code waiting for the write continues.
     for (const one of given) if (typeof one === 'function') asMicrotask(one as () => void);
     return response;
   };
+  const end = (...given: unknown[]) => {
+    if (lateStatus >= 500) fail();
+    else lateEnd.report(false);
+    return ignore(...given);
+  };
   const instead: Partial<Record<(typeof writers)[number], (...given: unknown[]) => Response>> = {
+    end,
+    // They would fail, because the head has been sent.
+    sendFile: end,
+    download: end,
     writeHead(status) {
       lateStatus = Number(status);
       return response;
     },
-    end(...given) {
-      lateEnd.report(lateStatus >= 500);
-      return ignore(...given);
-    },
     // So a stream that breaks off ends a response into which it is piped.
     destroy() {
-      lateEnd.report(true);
+      fail();
       return response;
     },
   };
@@ -267,11 +275,17 @@ function detach(response: Response, lateEnd: LateEnd, handlersStatus: number): v
     lateStatus = status;
   };
   Object.defineProperty(response, 'statusCode', { get: () => statusCode, set: setStatus, configurable: true });
+  // So `pipeline` of Node asks whether it can write to the response.
+  const isClosed = () => {
+    hasRefused ||= response.destroyed;
+    return response.destroyed;
+  };
+  Object.defineProperty(response, 'closed', { get: isClosed, configurable: true });
   // undici takes the socket from a request whose body it has passed on.
   if ((request.socket as Socket | null) === null) return;
   // So Express ends a response whose head was sent, for an error that nobody has handled.
   const failed = () => {
-    lateEnd.report(true);
+    fail();
     return socket;
   };
   const socket = new Proxy(request.socket, {

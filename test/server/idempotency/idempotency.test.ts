@@ -7,6 +7,7 @@ import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { pipeline as streamInto } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import express, { type RequestHandler } from 'express';
 import Fastify from 'fastify';
 import { describe, expect, it, vi } from 'vitest';
@@ -143,6 +144,29 @@ describe('a request that is answered in place of its handler', () => {
     await expect.poll(() => effects).toBe(1);
     await expect.poll(async () => typeOf(await send(port, request))).toBe('result-not-stored');
     await app.close();
+  });
+
+  it.each<readonly [string, (response: express.Response) => unknown]>([
+    ['a file', (response) => response.sendFile(fileURLToPath(import.meta.url))],
+    ['a download', (response) => response.download(fileURLToPath(import.meta.url), () => {})],
+    ['a stream', (response) => Readable.from(['late']).pipe(response)],
+    ['a pipeline', (response) => streamInto(Readable.from(['late']), response)],
+  ])('by the deadline does not run again if its handler then answers with %s', async (_, answer) => {
+    const clock = virtualClock();
+    let runs = 0;
+    const handler: RequestHandler = async (_request, response) => {
+      runs++;
+      const isClosed = once(response, 'close');
+      await clock.advance(50);
+      await isClosed;
+      await answer(response);
+    };
+    const protect = idempotency({ store: memoryStore(), scope });
+    await listening(appOf(deadline({ default: 50, clock }), protect, handler), async (port) => {
+      expect((await send(port, request)).status).toBe(504);
+      await expect.poll(async () => typeOf(await send(port, request))).toBe('result-not-stored');
+      expect(runs).toBe(1);
+    });
   });
 
   describe('and whose handler then fails', () => {

@@ -234,8 +234,11 @@ class RequestRun extends Timer {
   }
 }
 
+/** The status of a request whose time is over. */
+export const timedOutStatus = 504;
+
 function timedOut(code: string, detail: string): Problem {
-  return { status: 504, title: 'Gateway Timeout', detail, code };
+  return { status: timedOutStatus, title: 'Gateway Timeout', detail, code };
 }
 
 /** A request's call has no operation of its own. */

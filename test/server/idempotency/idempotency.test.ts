@@ -245,6 +245,30 @@ describe('a request that is answered in place of its handler', () => {
       });
     });
 
+    it.each([
+      [503, 'run 2'],
+      [201, 'result-not-stored'],
+    ])(
+      'goes on with the next request, in Fastify that says so by its status, and not with %i',
+      async (status, then) => {
+        const clock = virtualClock();
+        const app = Fastify({ forceCloseConnections: true });
+        await app.register(fastifyDeadline, { default: 50, clock });
+        await app.register(fastifyIdempotency, { store: memoryStore(), scope });
+        let runs = 0;
+        app.post('/orders', async (_one, reply) => {
+          if (++runs > 1) return reply.code(201).send(`run ${runs}`);
+          await clock.advance(50);
+          return reply.code(status).send('late');
+        });
+        await app.listen({ port: 0, host: '127.0.0.1' });
+        const { port } = app.server.address() as AddressInfo;
+        expect((await send(port, request)).status).toBe(504);
+        await expect.poll(async () => (await send(port, request)).body.toString()).toContain(then);
+        await app.close();
+      },
+    );
+
     it.each<
       readonly [
         string,

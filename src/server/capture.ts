@@ -34,6 +34,8 @@ export function bodyOf({ body, isText }: StoredAnswer): string | Uint8Array {
 /** What the user of a capture decides and hears about. */
 export interface CaptureTerms {
   readonly maxBodyBytes: number;
+  /** The handler does not wait for a slow client while all that it has written is kept anyway. */
+  readonly isAhead?: boolean;
   /** Selects the headers to store, as a flat list of alternating names and values. */
   keepHeaders(headers: readonly Header[]): string[];
   /**
@@ -160,6 +162,11 @@ export class ResponseCapture {
     return this.head !== undefined;
   }
 
+  /** The bytes of the body that are recorded so far. */
+  get bytesKept(): number {
+    return this.bytes;
+  }
+
   whenAlone(task: () => void): void {
     if (this.clientGone) task();
     else this.aloneTask = task;
@@ -212,7 +219,7 @@ export class ResponseCapture {
       if (callback !== undefined) asMicrotask(callback);
       goesOn = this.takesMore(given[0].length);
     } else {
-      goesOn = Reflect.apply(inner.write, response, given as []);
+      goesOn = Reflect.apply(inner.write, response, given as []) || terms.isAhead === true;
     }
     this.head ??= this.headOf([response.statusCode]);
     this.watchSocket();

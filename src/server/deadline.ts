@@ -50,8 +50,12 @@ export interface Exchange {
   readonly header: HeaderReader;
   /** Node's own response. */
   readonly response: ResponseEnd;
-  /** Answers, unless an answer has begun. Whatever the handler writes afterwards must do no harm. */
-  answer(problem: Problem): void;
+  /**
+   * Answers, unless an answer has begun. Whatever the handler writes afterwards must do no harm.
+   *
+   * @param isHandled - Whether the handler may have begun.
+   */
+  answer(problem: Problem, isHandled: boolean): void;
 }
 
 /** The events that end a request: `finish` when the answer has been sent, `close` without it when the client has disconnected. */
@@ -168,6 +172,7 @@ export class DeadlineEngine {
     if (events.heard) events.emit({ type: 'deadline-too-short', name, remainingMs });
     exchange.answer(
       timedOut('ERR_DEADLINE_TOO_SHORT', 'The deadline of the request had passed when it arrived; it was not handled.'),
+      false,
     );
   }
 }
@@ -211,7 +216,7 @@ class RequestRun extends Timer {
     if (events.heard) events.emit({ type: 'deadline-exceeded', name, afterMs });
     const error = new DeadlineExceededError({ policy: name, afterMs });
     // Answered first; otherwise the handler, reacting to the abort, might answer itself, sometimes before and sometimes after.
-    this.#exchange.answer(timedOut(error.code, 'The request exceeded its deadline.'));
+    this.#exchange.answer(timedOut(error.code, 'The request exceeded its deadline.'), true);
     this.#call.abort(error);
   }
 
@@ -229,8 +234,11 @@ class RequestRun extends Timer {
   }
 }
 
+/** The status of a request whose time is over. */
+export const timedOutStatus = 504;
+
 function timedOut(code: string, detail: string): Problem {
-  return { status: 504, title: 'Gateway Timeout', detail, code };
+  return { status: timedOutStatus, title: 'Gateway Timeout', detail, code };
 }
 
 /** A request's call has no operation of its own. */

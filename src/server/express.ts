@@ -101,7 +101,7 @@ export function deadline(options?: DeadlineMiddlewareOptions): Middleware {
       request,
       response,
       header: (name: string) => request.headers[name],
-      answer: (problem: Problem) => answer(response, problem),
+      answer: (problem: Problem, isHandled: boolean) => answer(response, problem, isHandled),
     };
     engine.begin(exchange, () => next());
   };
@@ -204,13 +204,15 @@ export function health(options?: HealthOptions): Middleware {
   };
 }
 
-function answer(response: Response, problem: Problem): void {
+function answer(response: Response, problem: Problem, isHandled: boolean): void {
   if (response.headersSent) return;
   for (const name of unsentAnswerHeaders) response.removeHeader(name);
   setWords(response, undefined);
   const lateEnd = lateEndOf(response);
-  lateEnd.isReplaced = true;
-  lateEnd.isReported = true;
+  lateEnd.isReplaced = isHandled;
+  lateEnd.isReported = isHandled;
+  // The handler may have set its status already.
+  const { statusCode } = response;
   const body = problemBody(problem);
   // By Node's own methods: Koa and Connect have no others, and an exception here, in a timer, would end the process.
   response.statusCode = problem.status;
@@ -218,44 +220,72 @@ function answer(response: Response, problem: Problem): void {
   // Node does not compute a length again that was removed, and would close the connection.
   response.setHeader('content-length', Buffer.byteLength(body));
   response.end(body);
-  // The body may be in a compressor, which then still needs the methods.
-  if (response.headersSent) return detach(response, lateEnd);
+  // The body may be in a compressor, which then still needs the methods. To a client that has left, nothing is sent.
+  if (response.headersSent || response.destroyed) return detach(response, lateEnd, statusCode);
   // Nobody sees what the handler does until then.
   lateEnd.report(false);
-  response.once('finish', () => detach(response, lateEnd));
+  response.once('finish', () => detach(response, lateEnd, statusCode));
 }
 
-const writers = ['setHeader', 'appendHeader', 'removeHeader', 'writeHead', 'write', 'end', 'flushHeaders'] as const;
+const writers = [
+  ...(['setHeader', 'setHeaders', 'appendHeader', 'removeHeader', 'flushHeaders'] as const),
+  ...(['writeHead', 'write', 'end', 'destroy', 'sendFile', 'download'] as const),
+] as const;
 
 /**
  * Makes whatever a handler does after the answer have no effect. Otherwise `response.json()` would throw, and Express, which can no longer answer the
  * error, would destroy the connection, on which the client may already have sent its next request.
  */
-function detach(response: Response, lateEnd: LateEnd): void {
+function detach(response: Response, lateEnd: LateEnd, handlersStatus: number): void {
   const { req: request, statusCode } = response;
-  let lateStatus = 200;
+  let lateStatus = handlersStatus;
+  /** Whether a stream was refused because the response is closed. The handler fails then, but has done its work. */
+  let hasRefused = false;
+  const fail = () => lateEnd.report(!hasRefused);
   const ignore = (...given: unknown[]) => {
     // Calls back, so that code waiting for the write continues.
     for (const one of given) if (typeof one === 'function') asMicrotask(one as () => void);
     return response;
   };
-  const ignoreEnd = (...given: unknown[]) => {
-    lateEnd.report(lateStatus >= 500);
+  const end = (...given: unknown[]) => {
+    if (lateStatus >= 500) fail();
+    else lateEnd.report(false);
     return ignore(...given);
   };
+  const instead: Partial<Record<(typeof writers)[number], (...given: unknown[]) => Response>> = {
+    end,
+    // They would fail, because the head has been sent.
+    sendFile: end,
+    download: end,
+    writeHead(status) {
+      lateStatus = Number(status);
+      return response;
+    },
+    // So a stream that breaks off ends a response into which it is piped.
+    destroy() {
+      fail();
+      return response;
+    },
+  };
   for (const name of writers) {
-    Object.defineProperty(response, name, { value: name === 'end' ? ignoreEnd : ignore, configurable: true });
+    Object.defineProperty(response, name, { value: instead[name] ?? ignore, configurable: true });
   }
   // The status stays as it was sent: logs and metrics read it when the response has finished.
   const setStatus = (status: number) => {
     lateStatus = status;
   };
   Object.defineProperty(response, 'statusCode', { get: () => statusCode, set: setStatus, configurable: true });
+  // So `pipeline` of Node asks whether it can write to the response.
+  const isClosed = () => {
+    hasRefused ||= response.destroyed;
+    return response.destroyed;
+  };
+  Object.defineProperty(response, 'closed', { get: isClosed, configurable: true });
   // undici takes the socket from a request whose body it has passed on.
   if ((request.socket as Socket | null) === null) return;
   // So Express ends a response whose head was sent, for an error that nobody has handled.
   const failed = () => {
-    lateEnd.report(true);
+    fail();
     return socket;
   };
   const socket = new Proxy(request.socket, {

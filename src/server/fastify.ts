@@ -48,6 +48,7 @@ import {
   requireCall,
   routeLimitMs,
   runUnderCall,
+  timedOutStatus,
 } from './deadline.js';
 import { FenceEngine, type FenceMiddlewareOptions } from './fence.js';
 import { type HealthAnswer, HealthEngine, type HealthOptions, healthType } from './health.js';
@@ -484,7 +485,7 @@ function answeringThoughAlone(handler: RouteHandlerMethod): RouteHandlerMethod {
       const lateEnd = lateEndOf(reply.raw);
       lateEnd.isReported = true;
       result.then(
-        () => lateEnd.report(false),
+        () => lateEnd.report(lateEnd.isReplaced && answersFailure(reply)),
         () => lateEnd.report(true),
       );
       whenAlone(reply.raw, () => {
@@ -497,6 +498,11 @@ function answeringThoughAlone(handler: RouteHandlerMethod): RouteHandlerMethod {
     }
     return result;
   };
+}
+
+/** Whether the status is that of a failure, and was set since the deadline has answered. */
+function answersFailure({ statusCode }: FastifyReply): boolean {
+  return statusCode >= 500 && statusCode !== timedOutStatus;
 }
 
 /**

@@ -8,6 +8,7 @@ import { type FenceGate, fenceGate } from '../coordination/mutex/fence.js';
 import { StaleFenceError } from '../core/errors.js';
 import { checkOptions, func, having, oneOf, withDefault } from '../core/options.js';
 import type { Problem } from './problem.js';
+import { shortened } from './shortened.js';
 
 /** Options of the `fence` middleware. */
 export interface FenceMiddlewareOptions<Request> {
@@ -18,6 +19,9 @@ export interface FenceMiddlewareOptions<Request> {
   /** Whether a request without the header is refused, or handled unchecked. Default `'refuse'`. */
   readonly missing?: 'refuse' | 'allow' | undefined;
 }
+
+/** The longest name that a gate takes. */
+const longestResource = 200;
 
 export class FenceEngine<Request> {
   private readonly resource: (request: Request) => string;
@@ -48,7 +52,7 @@ export class FenceEngine<Request> {
       return { status: 400, title: 'Bad Request', detail: 'the header "fence" must be one number', code };
     }
     try {
-      this.gate.check(this.resource(request), fence);
+      this.gate.check(shortened(this.resource(request), longestResource), fence);
       return undefined;
     } catch (error) {
       if (!(error instanceof StaleFenceError)) throw error;

@@ -127,7 +127,7 @@ describe('deadline of express on its own', () => {
       await untilAborted(callOf(request).signal).catch(() => {});
       await sleep(5);
       try {
-        response.status(500).set('x-late', '1').write('late');
+        response.status(500).set('x-late', '1').setHeaders(new Map()).write('late');
         response.removeHeader('content-type');
         response.json({ late: true });
         response.end();
@@ -183,7 +183,13 @@ describe('deadline of express on its own', () => {
     });
   });
 
-  it('keeps the connection if the handler fails after the answer, even without an error handler', async () => {
+  it.each<readonly [string, (signal: AbortSignal, response: express.Response) => unknown]>([
+    ['fails after the answer, even without an error handler', (signal) => untilAborted(signal)],
+    [
+      'breaks its own off',
+      (signal, response) => void signal.addEventListener('abort', () => response.destroy(new Error('cut'))),
+    ],
+  ])('keeps the connection if the handler %s', async (_, late) => {
     const app = express();
     const ports = new Set<number | undefined>();
     const ended = deferred<void>();
@@ -194,7 +200,7 @@ describe('deadline of express on its own', () => {
       if (callOf(request).remainingMs === Number.POSITIVE_INFINITY) return void response.json({});
       void clock.advance(40);
       try {
-        await untilAborted(callOf(request).signal);
+        await late(callOf(request).signal, response);
       } finally {
         ended.resolve();
       }

@@ -771,7 +771,7 @@ const beginning: IdempotencyRecord = {
 const longestKey = 255;
 /** A `traceparent` has 55 characters; later versions may be a little longer. The caller controls it, so it is bounded. */
 const longestTrace = 255;
-const longestPart = 1_000;
+export const longestPart = 1_000;
 
 /** U+0000 separates scope and operation in the text that is hashed, so neither may contain it. */
 export const part: Field<string> = {

@@ -5,6 +5,7 @@
  * another route, or with another body. If that cannot be guaranteed, nothing runs.
  */
 import type { ServerResponse } from 'node:http';
+import { longestPart } from '../../coordination/idempotency/engine.js';
 import {
   type AdapterHandle,
   type Begun,
@@ -33,6 +34,7 @@ import {
 import { type Answer, type CaptureTerms, captureAnswer, type ResponseCapture, type StoredAnswer } from '../capture.js';
 import { findLateEnd, type LateEnd } from '../late-end.js';
 import type { Problem } from '../problem.js';
+import { shortened } from '../shortened.js';
 import { decodeAnswer, encodeAnswer } from './answer.js';
 import { defaultMethods, isKeptStatus, keptHeaders, parseKey, problemOf, type Refusal } from './protocol.js';
 
@@ -229,9 +231,9 @@ export class HttpIdempotency<Request> {
     if (print === undefined || exchange.isAnswered()) return;
     if (print === 'too-large') return this.refuse(exchange, { kind: 'body-too-large', maxBytes: this.maxInputBytes });
     const begun = this.engine.begin({
-      scope,
+      scope: shortened(scope, longestPart),
       key,
-      operation: exchange.operation(),
+      operation: shortened(exchange.operation(), longestPart),
       fingerprint: print,
       trace: exchange.traceparent,
     });
@@ -348,7 +350,9 @@ export class AnswerKeeper implements CaptureTerms {
 
   private endOf(answer: Answer): unknown {
     const { handle } = this;
-    if (!this.isKept(answer.status)) return this.giveUp();
+    // After a timeout a handler may also answer by itself: connect-timeout can be told to leave that to it.
+    const isInPlace = answer.status >= 500 && this.isReplaced;
+    if (isInPlace || !this.isKept(answer.status)) return this.giveUp();
     if (!isWhole(answer)) return handle.complete(undefined);
     if (answer.body.byteLength > largeBytes) return nextTurn().then(() => handle.complete(encodeAnswer(answer)));
     return handle.complete(encodeAnswer(answer));
@@ -391,13 +395,22 @@ export class AnswerKeeper implements CaptureTerms {
     }
   }
 
+  /** Whether somebody else has answered in place of a handler that may still be running. */
+  private get isReplaced(): boolean {
+    return this.lateEnd?.isReplaced === true || this.exchange?.isTimedOut() === true;
+  }
+
+  private get lateEnd(): LateEnd | undefined {
+    return this.response && findLateEnd(this.response);
+  }
+
   /**
    * Frees the key for another attempt. But if the handler may still be running, a second effect could follow: then it keeps the key until it has ended. If
    * it does not fail then, or if nobody will see its end, the request counts as handled, and its answer as not stored.
    */
   private giveUp(): unknown {
-    const lateEnd = this.response && findLateEnd(this.response);
-    if (lateEnd?.isReplaced !== true && this.exchange?.isTimedOut() !== true) return this.handle.abandon();
+    if (!this.isReplaced) return this.handle.abandon();
+    const { lateEnd } = this;
     if (lateEnd?.isReported !== true) return this.handle.complete(undefined);
     this.awaitEnd(lateEnd);
     return undefined;

@@ -2,10 +2,11 @@
  * Resolve: settles a request in doubt with the response that an operator or a reconciliation job has established.
  */
 
-import { part } from '../../coordination/idempotency/engine.js';
+import { longestPart } from '../../coordination/idempotency/engine.js';
 import type { Idempotency } from '../../coordination/idempotency/idempotency.js';
 import { OptionsError } from '../../core/errors.js';
-import { checkOptions, flag, having, impossibleOption, optional, withDefault } from '../../core/options.js';
+import { checkOptions, type Field, flag, having, impossibleOption, optional, withDefault } from '../../core/options.js';
+import { shortened } from '../shortened.js';
 import { encodeAnswer } from './answer.js';
 import { keptHeaders } from './protocol.js';
 
@@ -44,8 +45,8 @@ export type RequestResolution = {
  */
 export function resolveRequest(engine: Idempotency, key: string, resolution: RequestResolution): Promise<boolean> {
   const { scope, operation, answer, release } = checkOptions('resolveRequest', resolution, {
-    scope: part,
-    operation: part,
+    scope: nameOfRequest,
+    operation: nameOfRequest,
     answer: optional(having<ResolvedAnswer>('{ status, headers, body }')),
     release: withDefault(flag(), false),
   });
@@ -68,3 +69,9 @@ export function resolveRequest(engine: Idempotency, key: string, resolution: Req
   });
   return engine.resolveBytes({ scope, operation, key }, bytes);
 }
+
+/** As for a request. The engine refuses what no request can have. */
+const nameOfRequest: Field<string> = {
+  allowed: 'a string that is not empty',
+  parse: (value) => (typeof value === 'string' && value !== '' ? shortened(value, longestPart) : undefined),
+};

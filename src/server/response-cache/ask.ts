@@ -8,6 +8,7 @@ import type { Found } from '../../coordination/cache/engine.js';
 import type { LoadContext } from '../../coordination/cache/loader.js';
 import { ambient } from '../../core/ambient.js';
 import type { Call } from '../../core/call.js';
+import { callbackTimer } from '../../core/clock.js';
 import { type Answer, captureAnswer, type ResponseCapture, type StoredAnswer } from '../capture.js';
 import type { AnswerHead } from '../response-head.js';
 import {
@@ -33,6 +34,9 @@ class HandlerFailedError extends Error {
     this.name = 'HandlerFailedError';
   }
 }
+
+/** How long a handler whose client has disconnected may pause in the middle of its answer: some stop then, as `sendFile` of Express does. */
+const longestPauseMs = 1_000;
 
 /** An internal request on its way through this server. */
 interface Errand {
@@ -166,11 +170,24 @@ export class Ask<Request> {
       const ownTags = this.address === this.root ? [] : [addressTag(owner.rootOf(this.exchange, rules, false))];
       let kept: (Storable & ReturnType<typeof handlersShare>) | undefined;
       const settle = (entry: Entry) => {
+        owner.background.cancel(pause);
         capture.stop();
         resolve(entry);
       };
+      let bytesBefore = -1;
+      const lookLater = () => owner.background.schedule(pause, owner.nowMs + longestPauseMs);
+      const pause = callbackTimer(() => {
+        const { hasBegun, bytesKept } = capture;
+        if (!hasBegun || bytesKept > bytesBefore) {
+          bytesBefore = hasBegun ? bytesKept : -1;
+          return lookLater();
+        }
+        capture.stop();
+        reject(new Error('the handler stopped in the middle of its answer when its client disconnected'));
+      });
       const capture = captureAnswer(response, {
         maxBodyBytes: rules.maxBodyBytes,
+        isAhead: true,
         keepHeaders: everyHeader,
         onHead(head: AnswerHead) {
           if (isFailure(head.status)) {
@@ -185,6 +202,7 @@ export class Ask<Request> {
         },
         onTooLarge: () => settle(pass),
         onAnswer({ body, isText }: Answer) {
+          owner.background.cancel(pause);
           if (kept === undefined || body === undefined) return undefined;
           const { head, ...rest } = kept;
           if (!isWholeBody(head, body)) return void resolve(pass);
@@ -204,10 +222,11 @@ export class Ask<Request> {
           return undefined;
         },
         onBroken() {
+          owner.background.cancel(pause);
           reject(new Error('the handler broke its answer off'));
           return undefined;
         },
-        onClientGone() {},
+        onClientGone: lookLater,
       });
       this.capture = capture;
       const { addTrailers } = response;
@@ -216,7 +235,10 @@ export class Ask<Request> {
         settle(pass);
         Reflect.apply(addTrailers, response, given);
       };
-      signal.addEventListener('abort', () => capture.stop());
+      signal.addEventListener('abort', () => {
+        owner.background.cancel(pause);
+        capture.stop();
+      });
       // The handler must answer with the full response, since others want it.
       delete incoming.headers['if-none-match'];
       delete incoming.headers['if-modified-since'];

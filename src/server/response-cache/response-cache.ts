@@ -199,6 +199,10 @@ export class HttpResponseCache<Request> implements ResponseCacheControl {
     return this.clock.now();
   }
 
+  get background(): Clock {
+    return this.clock.background ?? this.clock;
+  }
+
   get wallMs(): number {
     return this.clock.wallNow();
   }

@@ -154,6 +154,21 @@ describe('fence of express and fastify', () => {
     await app.close();
   });
 
+  it('tells resources apart however long their names are, which must be texts', async () => {
+    const app = Fastify({ maxParamLength: 1_000 });
+    await app.register(fastifyFence, { resource: ({ url }) => (url === '/none' ? undefined : url) as string });
+    app.put('/:id', () => 'ok');
+    const put = async (id: string, fence: string) => {
+      const answer = await app.inject({ method: 'PUT', url: `/${id}`, headers: { fence } });
+      return answer.statusCode;
+    };
+    const long = 'x'.repeat(300);
+    expect([await put(long, '7'), await put(long, '6'), await put(`${long}y`, '6'), await put('none', '7')]).toEqual([
+      ...[200, 412, 200, 500],
+    ]);
+    await app.close();
+  });
+
   it('handles requests without a fence, if it is told to', async () => {
     const app = Fastify();
     await app.register(fastifyFence, { resource: ({ url }) => url, missing: 'allow' });

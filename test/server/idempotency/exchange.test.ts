@@ -193,6 +193,22 @@ describe('a request', () => {
     expect(await ask({ request: 'a' })).toBe('again of a');
   });
 
+  it('may have a scope as long as a bearer token, and a path as long as one that contains it', async () => {
+    const token = 't'.repeat(4_000);
+    const path = () => `POST /confirm/${token}`;
+    const { ask, store, clock } = setUp({ scope: (request) => request, attempts: 1 });
+    void ask({ request: token, operation: path, run: (_, keeper) => void keeper.onBroken() });
+    expect(await ask({ request: token, operation: path })).toBe('outcome-unknown');
+    expect(await ask({ request: `${token}u`, operation: path })).toBe('ran 1');
+    expect(await ask({ request: token, operation: () => `${path()}u` })).toBe('ran 1');
+    // Neither half of a surrogate pair has UTF-8.
+    const halves = [`${token}\ud800`, `${token}\ud801`].map((request) => ask({ request }));
+    expect(await Promise.all(halves)).toEqual(['ran 1', 'ran 1']);
+    const about = { scope: token, operation: path(), answer: { status: 201, body: 'resolved' } };
+    expect(await resolveRequest(engineOf({ store, clock }), 'k', about)).toBe(true);
+    expect(await ask({ request: token, operation: path })).toBe('again resolved');
+  });
+
   it('is compared by the result of a user’s function, which must be text or bytes', async () => {
     for (const print of ['same', bytesOf('same'), Promise.resolve('same')]) {
       const { ask } = setUp({ fingerprint: () => print });

@@ -2,16 +2,22 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { connect, createServer as createHttp2Server } from 'node:http2';
+import type { AddressInfo } from 'node:net';
+import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
+import { pipeline as streamInto } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import express, { type RequestHandler } from 'express';
 import Fastify from 'fastify';
 import { describe, expect, it, vi } from 'vitest';
 import { idempotency as engineOf, memoryStore, OptionsError, type Store } from '../../../src/index.js';
 import {
   callOf,
+  type DeadlineMiddlewareOptions,
   deadline,
   type IdempotencyHandle,
+  type IdempotencyMiddlewareOptions,
   idempotency,
   rawBody,
   resolveRequest,
@@ -23,6 +29,7 @@ import {
 } from '../../../src/server/fastify.js';
 import { nodeIdempotency } from '../../../src/server/web.js';
 import { virtualClock } from '../../../src/testing/index.js';
+import { deferred } from '../../support/deferred.ts';
 import { type RawAnswer, requestBytes, send, sendAndLeave } from './raw-client.js';
 import { cpuMs, keyed, listening, twoCopiesMs, wire } from './support.js';
 
@@ -74,6 +81,53 @@ describe('a request that is answered in place of its handler', () => {
     });
   });
 
+  it.each<readonly [string, Pick<IdempotencyMiddlewareOptions<express.Request>, 'keep'>, boolean]>([
+    ['a handler that has sealed it', {}, true],
+    ['every status being final', { keep: () => true }, false],
+  ])(
+    'by the deadline is not stored as that answer, in spite of %s, and its handler goes on',
+    async (_, options, seals) => {
+      const clock = virtualClock();
+      const ended = deferred<string>();
+      const handler: RequestHandler = async ({ idempotency: record }, response) => {
+        if (seals) await record!.seal();
+        await clock.advance(50);
+        await ended.promise;
+        response.status(201).send(await record!.phase('mail', () => 'sent'));
+      };
+      const protect = idempotency({ store: memoryStore(), scope, onLost: 'refuse', ...options });
+      await listening(appOf(deadline({ default: 50, clock }), protect, handler), async (port) => {
+        expect((await send(port, request)).status).toBe(504);
+        expect(typeOf(await send(port, request))).toBe('in-progress');
+        ended.resolve('now');
+        await expect.poll(async () => typeOf(await send(port, request))).toBe('result-not-stored');
+      });
+    },
+  );
+
+  it('by a deadline behind us that had passed when it arrived is free at once', async () => {
+    let runs = 0;
+    const handler: RequestHandler = (_request, response) => void response.status(201).send(`run ${++runs}`);
+    const protect = idempotency({ store: memoryStore(), scope });
+    await listening(appOf(protect, deadline(), handler), async (port) => {
+      const late = { ...request, headers: [...request.headers, ['Request-Deadline-Ms', '0']] } as const;
+      expect([(await send(port, late)).status, (await send(port, late)).status]).toEqual([504, 504]);
+      expect((await send(port, request)).body.toString()).toBe('run 1');
+    });
+  });
+
+  it('by nobody but its handler, although its time is over, is stored', async () => {
+    const handler: RequestHandler = (one, response) => {
+      // As connect-timeout does with `respond: false`.
+      Object.assign(one, { timedout: true });
+      response.status(201).send('made');
+    };
+    await listening(appOf(idempotency({ store: memoryStore(), scope }), handler), async (port) => {
+      const answers = [await send(port, request), await send(port, request)];
+      expect(answers.map(({ body }) => body.toString())).toEqual(['made', 'made']);
+    });
+  });
+
   it('by a timeout of Fastify does not, either', async () => {
     let effects = 0;
     const app = Fastify({ forceCloseConnections: true });
@@ -90,6 +144,29 @@ describe('a request that is answered in place of its handler', () => {
     await expect.poll(() => effects).toBe(1);
     await expect.poll(async () => typeOf(await send(port, request))).toBe('result-not-stored');
     await app.close();
+  });
+
+  it.each<readonly [string, (response: express.Response) => unknown]>([
+    ['a file', (response) => response.sendFile(fileURLToPath(import.meta.url))],
+    ['a download', (response) => response.download(fileURLToPath(import.meta.url), () => {})],
+    ['a stream', (response) => Readable.from(['late']).pipe(response)],
+    ['a pipeline', (response) => streamInto(Readable.from(['late']), response)],
+  ])('by the deadline does not run again if its handler then answers with %s', async (_, answer) => {
+    const clock = virtualClock();
+    let runs = 0;
+    const handler: RequestHandler = async (_request, response) => {
+      runs++;
+      const isClosed = once(response, 'close');
+      await clock.advance(50);
+      await isClosed;
+      await answer(response);
+    };
+    const protect = idempotency({ store: memoryStore(), scope });
+    await listening(appOf(deadline({ default: 50, clock }), protect, handler), async (port) => {
+      expect((await send(port, request)).status).toBe(504);
+      await expect.poll(async () => typeOf(await send(port, request))).toBe('result-not-stored');
+      expect(runs).toBe(1);
+    });
   });
 
   describe('and whose handler then fails', () => {
@@ -132,6 +209,112 @@ describe('a request that is answered in place of its handler', () => {
       const onError: express.ErrorRequestHandler = (_error, _one, response, _next) => void response.status(500).end();
       if (hasErrorHandler) app.use(onError);
       await listening(createServer(app), goesOn);
+    });
+
+    it.each<readonly [string, (late: Promise<void>, response: express.Response, one: express.Request) => unknown]>([
+      ['writeHead', async (late, response) => late.then(() => response.writeHead(503).end())],
+      [
+        'the status that it set before',
+        async (late, response) => {
+          response.status(502);
+          await late;
+          response.end();
+        },
+      ],
+      ['breaking its answer off', async (late, response) => late.then(() => response.destroy())],
+      [
+        'a stream that ends with the call',
+        (_, response, one) => {
+          const { signal } = callOf(one);
+          streamInto(new Readable({ read() {} }), response, { signal }).catch(() => {});
+        },
+      ],
+    ])('goes on with the next request, in Express that says so by %s', async (_, fail) => {
+      const clock = virtualClock();
+      let runs = 0;
+      const handler: RequestHandler = (one, response) => {
+        if (++runs > 1) return void response.status(201).end();
+        const late = new Promise<void>((resolve) => callOf(one).signal.addEventListener('abort', () => resolve()));
+        void fail(late, response, one);
+        void clock.advance(50);
+      };
+      const protect = idempotency({ store: memoryStore(), scope });
+      await listening(appOf(deadline({ default: 50, clock }), protect, handler), async (port) => {
+        expect((await send(port, request)).status).toBe(504);
+        await expect.poll(async () => (await send(port, request)).status).toBe(201);
+      });
+    });
+
+    it.each([
+      [503, 'run 2'],
+      [201, 'result-not-stored'],
+    ])(
+      'goes on with the next request, in Fastify that says so by its status, and not with %i',
+      async (status, then) => {
+        const clock = virtualClock();
+        const app = Fastify({ forceCloseConnections: true });
+        await app.register(fastifyDeadline, { default: 50, clock });
+        await app.register(fastifyIdempotency, { store: memoryStore(), scope });
+        let runs = 0;
+        app.post('/orders', async (_one, reply) => {
+          if (++runs > 1) return reply.code(201).send(`run ${runs}`);
+          await clock.advance(50);
+          return reply.code(status).send('late');
+        });
+        await app.listen({ port: 0, host: '127.0.0.1' });
+        const { port } = app.server.address() as AddressInfo;
+        expect((await send(port, request)).status).toBe(504);
+        await expect.poll(async () => (await send(port, request)).body.toString()).toContain(then);
+        await app.close();
+      },
+    );
+
+    it.each<
+      readonly [
+        string,
+        (
+          limit: DeadlineMiddlewareOptions,
+          late: (signal: AbortSignal) => Promise<string>,
+        ) => Promise<{ port: number; close(): unknown }>,
+      ]
+    >([
+      [
+        'Express',
+        async (limit, late) => {
+          const server = appOf(deadline(limit), idempotency({ store: memoryStore(), scope }), async (one, response) => {
+            response.status(201).send(await late(callOf(one).signal));
+          });
+          await once(server.listen(0, '127.0.0.1'), 'listening');
+          return { port: (server.address() as AddressInfo).port, close: () => server.close() };
+        },
+      ],
+      [
+        'Fastify',
+        async (limit, late) => {
+          const app = Fastify({ forceCloseConnections: true });
+          await app.register(fastifyDeadline, limit);
+          await app.register(fastifyIdempotency, { store: memoryStore(), scope });
+          app.post('/orders', async (one, reply) => reply.code(201).send(await late(fastifyCallOf(one).signal)));
+          await app.listen({ port: 0, host: '127.0.0.1' });
+          return { port: (app.server.address() as AddressInfo).port, close: () => app.close() };
+        },
+      ],
+    ])('goes on with the next request if its client had left before the deadline, in %s', async (_, serve) => {
+      const clock = virtualClock();
+      let runs = 0;
+      const { port, close } = await serve({ default: 50, clock }, async (signal) => {
+        if (++runs > 1) return `run ${runs}`;
+        await new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
+        return '';
+      });
+      const leaving = sendAndLeave(port, requestBytes(request), { afterSent: 1_000 });
+      await expect.poll(() => runs).toBe(1);
+      await leaving;
+      // The server has heard of it by the time it answers another request.
+      expect(typeOf(await send(port, request))).toBe('in-progress');
+      await clock.advance(50);
+      await expect.poll(async () => (await send(port, request)).body.toString()).toBe('run 2');
+      await close();
     });
 
     it('goes on with the next request, in Fastify', async () => {

@@ -1,7 +1,7 @@
 /** Responses that are stored and replayed, on both versions of Express and on Fastify. */
 import type { ServerResponse } from 'node:http';
 import http2 from 'node:http2';
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import Fastify from 'fastify';
@@ -403,6 +403,55 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     const other = world.text();
     await leaving;
     expect([await other, await world.text(), world.runs]).toEqual(['for all', 'for all', 1]);
+  });
+
+  it('continues for the others in the middle of an answer, too, as long as its handler does', async () => {
+    const clock = virtualClock();
+    let response: ServerResponse | undefined;
+    await using world = await open({ ttl: '1m', clock }, (asked) => {
+      ({ response } = asked);
+      response.write('a');
+      return undefined;
+    });
+    await sendAndLeave(world.port, requestBytes({ method: 'GET' }), { afterReceived: 1 });
+    const other = world.text();
+    await expect.poll(() => response!.socket?.destroyed).toBe(true);
+    for (const part of ['b', 'c', 'd']) {
+      await clock.advance(900);
+      response!.write(part);
+    }
+    response!.end();
+    expect([await other, await world.text(), world.runs]).toEqual(['abcd', 'abcd', 1]);
+  });
+
+  it('does not let the others wait for a slow client whose handler pipes a stream', async () => {
+    const parts = Array.from({ length: 500 }, (_, index) => `${index}`.padStart(1_000));
+    const socket = deferred<Socket>();
+    await using world = await open({ ttl: '1m' }, ({ response }) => {
+      // Nothing goes out to the client, as if it did not read.
+      response.socket!.cork();
+      socket.resolve(response.socket!);
+      Readable.from(parts).pipe(response);
+      return undefined;
+    });
+    const slow = world.text();
+    const reading = await socket.promise;
+    expect(await world.text()).toBe(parts.join(''));
+    reading.uncork();
+    expect([await slow, world.runs]).toEqual([parts.join(''), 1]);
+  });
+
+  it('leaves the others to their own handlers if a handler stops when its client disconnects', async () => {
+    const clock = virtualClock();
+    await using world = await open({ ttl: '1m', hardTimeout: '1d', clock }, ({ response }) => {
+      if (world.runs > 1) return { body: 'whole' };
+      response.write('part');
+      return undefined;
+    });
+    await sendAndLeave(world.port, requestBytes({ method: 'GET' }), { afterReceived: 1 });
+    const other = world.text();
+    await expect.poll(() => clock.advance(1_000).then(() => world.runs)).toBe(2);
+    expect([await other, await world.text()]).toEqual(['whole', 'whole']);
   });
 
   it('drops what is invalidated by a tag, even while it is being loaded', async () => {

@@ -43,7 +43,7 @@ interface Pause {
   unended: number;
   /** When it is over if nobody waits then. */
   untilMs: number;
-  /** Whether refusals caused it, so that a request that is served ends the wait. A quota that is used up has been stated, and stays used up. */
+  /** Whether refusals caused it, so that a request that is served ends the wait. A used-up quota stays used up until a response states another. */
   readonly isByRefusals: boolean;
 }
 
@@ -200,8 +200,12 @@ export class Pacer implements Guard, WaitingRoom {
   private noteServed(nowMs: number): void {
     this.usualRefusals = Math.max(this.refusals, this.usualRefusals * runKept);
     this.refusals = 0;
-    const { pause } = this;
-    if (pause?.isByRefusals && nowMs < pause.fromMs) this.pause = { ...pause, fromMs: nowMs, untilMs: nowMs };
+    if (this.pause?.isByRefusals) this.endPause(this.pause, nowMs);
+  }
+
+  /** Those that wait begin to return now. */
+  private endPause(pause: Pause, nowMs: number): void {
+    if (nowMs < pause.fromMs) this.pause = { ...pause, fromMs: nowMs, untilMs: nowMs };
   }
 
   private pauseFor(askedMs: number, nowMs: number, isByRefusals: boolean): void {
@@ -221,6 +225,8 @@ export class Pacer implements Guard, WaitingRoom {
     const quota = limit ?? this.fullQuota;
     // The response may or may not count the requests still in flight. They are assumed not to be counted.
     const left = Math.max(0, remaining - this.running);
+    // The other response was about another quota, such as that of another user, or the quota has been renewed.
+    if (left > 0 && this.pause?.isByRefusals === false) this.endPause(this.pause, nowMs);
     this.left = {
       free: Math.max(0, left - quota * spreadShare),
       remaining: left,

@@ -440,6 +440,22 @@ describe('Pacer', () => {
     expect(startsMs.slice(1)).toEqual([5_000]);
   });
 
+  it.each([
+    ['goes on when a later response states that some of the quota is left', 200, 90, [100]],
+    ['waits for a used-up quota when no more is left than the requests on their way may use', 200, 1, [5_000]],
+    ['is stopped by refusals, whatever quota a later one states', 429, 90, [5_000]],
+  ])('%s', async (_, status, remaining, starts) => {
+    const { clock, send, stop, sendSlowly, startsMs } = paced();
+    void sendSlowly({ status, headers: quota(remaining, 5, 100).headers }, 100);
+    void sendSlowly({ status: 500, headers: {} }, 6_000);
+    if (status === 429) await stop({ 'retry-after': '5' });
+    else await send(quota(0, 5, 100));
+    startsMs.splice(0);
+    void send();
+    await clock.runAll();
+    expect(startsMs).toEqual(starts);
+  });
+
   it('is not stopped for less time by a later response that asks for less', async () => {
     const { clock, send, stop, sendSlowly, startsMs } = paced();
     const second = sendSlowly({ status: 429, headers: { 'retry-after': '1' } }, 200);

@@ -105,7 +105,6 @@ interface WindowSettings {
 const longestMs = 86_400_000;
 const mostCalls = 100_000;
 const defaultFailuresInARow = 100;
-const longestHintMs = 3_600_000;
 
 const windowField: Field<WindowSettings> = {
   allowed: `a duration from 10 ms to 24 h such as '30s', { calls: 100 } or { consecutive: 5 } (1 to 100000)`,
@@ -151,25 +150,23 @@ const rateField = (): Field<number> => ({
  * ```
  */
 export function circuitBreaker(options?: CircuitBreakerOptions): CircuitBreaker {
-  return breakerWith(longestHintMs, options);
+  return breakerOf(settingsOf(options));
 }
 
 /** @internal The same, but it opens for as long as it says itself, whatever a failure asks for. */
 export function steadyBreaker(options?: CircuitBreakerOptions): CircuitBreaker {
-  return breakerWith(0, options);
+  return breakerOf({ ...settingsOf(options), longestHintMs: 0 });
 }
 
-function breakerWith(longestHintMs: number, options: CircuitBreakerOptions | undefined): CircuitBreaker {
-  const { name, ...checked } = settingsOf(options);
-  const settings = { ...checked, longestHintMs };
+type NamedSettings = Settings & { readonly name: string };
+
+function breakerOf({ name, ...settings }: NamedSettings): CircuitBreaker {
   noteMade(name, settings.clock);
   showBriefly(Breaker.prototype, ({ name, state }) => ({ name, state }));
   return new Breaker(name, settings);
 }
 
-function settingsOf(
-  options: CircuitBreakerOptions | undefined,
-): Omit<Settings, 'longestHintMs'> & { readonly name: string } {
+function settingsOf(options: CircuitBreakerOptions | undefined): NamedSettings {
   const policy = 'circuitBreaker';
   const checked = checkOptions(policy, options, {
     window: withDefault<WindowSettings>(windowField, { kind: 'time', size: 30_000 / bucketsPerWindow }),
@@ -219,6 +216,7 @@ function settingsOf(
     slowCallMs: slowCallDuration ?? 0,
     openForMs: openFor,
     maxOpenForMs: maxOpenFor,
+    longestHintMs: 3_600_000,
     permits,
     successes,
     probeTimeoutMs: halfOpen.timeout,

@@ -2,8 +2,9 @@
 import type { CommonOptions } from '../core/options.js';
 import type { Outcome } from '../core/outcome.js';
 import type { AnyPolicy } from '../core/pipeline.js';
+import { steadyBreaker } from '../policies/circuit-breaker/circuit-breaker.js';
 import { retryHintOf } from '../policies/retry/retry-after.js';
-import { standard } from '../policies/standard.js';
+import { standardWith } from '../policies/standard.js';
 import { discardBody } from './discard-body.js';
 import { breakerHandles, handles, headOf } from './handles.js';
 
@@ -17,7 +18,8 @@ export interface DefaultPolicyOptions extends Pick<CommonOptions, 'on' | 'clock'
 
 export function defaultPolicy(origin: string, { on, clock, isPaced }: DefaultPolicyOptions): AnyPolicy {
   const name = origin.slice(0, longestName);
-  return standard({
+  // The pacing heeds what the service asks for, within limits of its own.
+  return standardWith(steadyBreaker, {
     name,
     on,
     clock,

@@ -264,6 +264,14 @@ function pacerPlan(factory: string, given: PacingOptions, name: string, events: 
   return { name, events, maxPauseMs: maxPause, maxWaitMs: maxWait, maxQueue: queue };
 }
 
+/** The longest name of a host in the DNS, and a dot. */
+const longestHost = 254;
+
+/** Whether there can be such an origin. State kept for a longer name would be of any size, and of no use. */
+export function canExist({ hostname }: URL): boolean {
+  return hostname.length <= longestHost;
+}
+
 function randomKey(): string {
   return globalThis.crypto.randomUUID();
 }

@@ -9,7 +9,7 @@ import { addAbortListener, removeAbortListener } from '../core/abort-listeners.j
 import type { Call } from '../core/call.js';
 import { checkOptions, func, withDefault } from '../core/options.js';
 import { discardBody } from './discard-body.js';
-import { type ClientOptions, clientFields, type Engine, engineOf } from './engine.js';
+import { type ClientOptions, canExist, clientFields, type Engine, engineOf } from './engine.js';
 import { isForm, ofPlatform } from './form.js';
 import { hasBrokenOff, noteMistake } from './handles.js';
 import { canBeSentAgain, type Fetch, sendKeyed } from './keyed-redirects.js';
@@ -181,7 +181,8 @@ function mayBeOptions(init: unknown): boolean {
 
 function urlOf(input: unknown): URL | undefined {
   const url = URL.canParse(String(input)) ? new URL(String(input)) : undefined;
-  return url?.protocol === 'http:' || url?.protocol === 'https:' ? url : undefined;
+  if (url === undefined || !canExist(url)) return undefined;
+  return url.protocol === 'http:' || url.protocol === 'https:' ? url : undefined;
 }
 
 /** Whether an error has no explaining cause. Requests that `fetch` refuses to make fail like this everywhere, network errors only on some platforms. */

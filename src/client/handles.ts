@@ -102,15 +102,30 @@ export function breakerHandles(outcome: Outcome): boolean {
   return retryHintOf(outcome, 0) === undefined && quotaOf(head.headers, 0)?.remaining !== 0;
 }
 
-const finals = new WeakSet<object>();
+/** What is known of outcomes beyond what they say themselves. */
+interface Marks {
+  readonly finals: WeakSet<object>;
+  /** Errors without a telling code, such as those of `fetch` for requests that it refuses to make. */
+  readonly mistakes: WeakSet<object>;
+}
+
+const place = Symbol.for('holdfast.marks');
+const marks: Marks = /* @__PURE__ */ sharedMarks();
+
+/** On `globalThis`, so that a mark is found whichever copy of the package made it. */
+function sharedMarks(): Marks {
+  const shared = globalThis as { [place]?: Marks };
+  shared[place] ??= { finals: new WeakSet(), mistakes: new WeakSet() };
+  return shared[place];
+}
 
 /** Marks an outcome as final: however the request ended, it must not be sent again. */
 export function noteFinal(end: unknown): void {
-  if (typeof end === 'object' && end !== null) finals.add(end);
+  if (typeof end === 'object' && end !== null) marks.finals.add(end);
 }
 
 function isFinal(end: unknown): boolean {
-  return finals.has(end as object);
+  return marks.finals.has(end as object);
 }
 
 /** Error codes of requests that were not sent because they make no sense, and of certificate errors, which do not go away by repeating. */
@@ -120,12 +135,9 @@ const mistakes =
 /** Codes of requests on an agent of undici that its owner has closed. Another attempt may meet its successor. */
 const closedAgent = /^UND_ERR_(?:DESTROYED|CLOSED)$/;
 
-/** Errors without a telling code, such as those of `fetch` for requests that it refuses to make. */
-const notedMistakes = new WeakSet<object>();
-
 /** Marks an error as caused by the request: it says nothing about the service. */
 export function noteMistake(error: unknown): void {
-  if (typeof error === 'object' && error !== null) notedMistakes.add(error);
+  if (typeof error === 'object' && error !== null) marks.mistakes.add(error);
 }
 
 /**
@@ -144,7 +156,7 @@ const noWay =
   /^(?:integrity mismatch|redirect count exceeded|unexpected redirect|bad port|URL scheme must be a HTTP\(S\) scheme|cross origin not allowed for request mode "cors"|request mode cannot be "same-origin")$/;
 
 function isMistake(error: unknown): boolean {
-  if (mistakes.test(codeOf(error)) || notedMistakes.has(error as object)) return true;
+  if (mistakes.test(codeOf(error)) || marks.mistakes.has(error as object)) return true;
   const { message } = causeOf(error);
   return typeof message === 'string' && noWay.test(message);
 }

@@ -32,12 +32,18 @@ export interface PacerPlan {
   readonly maxQueue: number;
 }
 
-/** No request starts before `fromMs`; after that, until `untilMs`, one per `intervalMs`, so that not all return at once. */
+/**
+ * No request starts before `fromMs`. Then one does per `intervalMs`, and one more for each that has ended, until nobody waits. If all started at once,
+ * the service or a limit inside would turn most of them away after their wait.
+ */
 interface Pause {
   readonly fromMs: number;
-  readonly untilMs: number;
   readonly intervalMs: number;
-  /** Whether refusals caused it, so that a request that is served ends it. A quota that is used up has been stated, and stays used up. */
+  /** Requests that have started since `fromMs`, including those that a policy inside has refused, less all that have ended. */
+  unended: number;
+  /** When it is over if nobody waits then. */
+  untilMs: number;
+  /** Whether refusals caused it, so that a request that is served ends the wait. A used-up quota stays used up until a response states another. */
   readonly isByRefusals: boolean;
 }
 
@@ -89,7 +95,7 @@ export class Pacer implements Guard, WaitingRoom {
     const nowMs = call.admissionMs();
     const { size } = this.waiters;
     const startMs = size === 0 ? this.nextStartMs(nowMs) : this.startOfNewcomerMs(nowMs);
-    if (size === 0 && startMs <= nowMs) return this.start(nowMs, call.clock);
+    if (size === 0 && startMs <= nowMs) return this.start(nowMs, call);
     const { maxWaitMs, maxQueue } = this.plan;
     const delayMs = Math.max(0, startMs - nowMs);
     const waits = size < maxQueue && delayMs <= maxWaitMs && this.isInTime(call, nowMs + delayMs);
@@ -116,7 +122,7 @@ export class Pacer implements Guard, WaitingRoom {
       const isTooLate = !this.isInTime(waiter.call!, startMs);
       if (startMs > nowMs && !isTooLong && !isTooLate) return clock.schedule(waiter, startMs);
       this.remove(waiter);
-      waiter.answer(startMs > nowMs || isTooLate ? this.refusal(startMs - nowMs) : this.start(nowMs, clock));
+      waiter.answer(startMs > nowMs || isTooLate ? this.refusal(startMs - nowMs) : this.start(nowMs, waiter.call!));
     }
   }
 
@@ -127,8 +133,9 @@ export class Pacer implements Guard, WaitingRoom {
   }
 
   /** A request has ended, or was not made after all. */
-  ended(outcome: Outcome | undefined, startedMs: number, clock: Clock): void {
+  ended(outcome: Outcome | undefined, startedMs: number, { clock, aborted }: Call): void {
     this.running--;
+    if (outcome !== undefined || aborted) this.noteEnd(clock);
     const head = outcome === undefined ? undefined : headOf(outcome);
     this.learnDuration(outcome, head?.status, startedMs, clock);
     if (outcome === undefined && this.left !== undefined) {
@@ -182,11 +189,23 @@ export class Pacer implements Guard, WaitingRoom {
     if (this.refusals >= Math.max(fewestRefusals, 2 * this.usualRefusals)) this.pauseFor(askedMs, nowMs, true);
   }
 
+  /** A request has made room for another. One that was refused further inside has not. */
+  private noteEnd(clock: Clock): void {
+    const { pause } = this;
+    if (pause === undefined || clock.now() < pause.fromMs) return;
+    pause.untilMs = pause.fromMs;
+    pause.unended--;
+  }
+
   private noteServed(nowMs: number): void {
     this.usualRefusals = Math.max(this.refusals, this.usualRefusals * runKept);
     this.refusals = 0;
-    const { pause } = this;
-    if (pause?.isByRefusals && nowMs < pause.fromMs) this.pause = undefined;
+    if (this.pause?.isByRefusals) this.endPause(this.pause, nowMs);
+  }
+
+  /** Those that wait begin to return now. */
+  private endPause(pause: Pause, nowMs: number): void {
+    if (nowMs < pause.fromMs) this.pause = { ...pause, fromMs: nowMs, untilMs: nowMs };
   }
 
   private pauseFor(askedMs: number, nowMs: number, isByRefusals: boolean): void {
@@ -194,7 +213,8 @@ export class Pacer implements Guard, WaitingRoom {
     const fromMs = nowMs + pauseMs;
     // A response to an earlier request does not shorten what a later one has asked for.
     if (this.pause !== undefined && this.pause.fromMs >= fromMs) return;
-    this.pause = { fromMs, untilMs: fromMs + pauseMs / 10, intervalMs: pauseMs / 100, isByRefusals };
+    const intervalMs = pauseMs / 100;
+    this.pause = { fromMs, intervalMs, unended: 0, untilMs: fromMs + 10 * intervalMs, isByRefusals };
   }
 
   private learn({ remaining, resetMs, limit }: Quota, nowMs: number): void {
@@ -205,6 +225,8 @@ export class Pacer implements Guard, WaitingRoom {
     const quota = limit ?? this.fullQuota;
     // The response may or may not count the requests still in flight. They are assumed not to be counted.
     const left = Math.max(0, remaining - this.running);
+    // The other response was about another quota, such as that of another user, or the quota has been renewed.
+    if (left > 0 && this.pause?.isByRefusals === false) this.endPause(this.pause, nowMs);
     this.left = {
       free: Math.max(0, left - quota * spreadShare),
       remaining: left,
@@ -213,15 +235,16 @@ export class Pacer implements Guard, WaitingRoom {
     };
   }
 
-  private start(nowMs: number, clock: Clock): Permit {
+  private start(nowMs: number, call: Call): Permit {
     this.running++;
     this.lastStartMs = nowMs;
-    const { left } = this;
+    const { left, pause } = this;
+    if (pause !== undefined) pause.unended++;
     if (left !== undefined) {
       left.free--;
       left.remaining--;
     }
-    return new PacerPermit(this, nowMs, clock);
+    return new PacerPermit(this, nowMs, call);
   }
 
   /** The earliest instant at which a request may start. */
@@ -229,8 +252,8 @@ export class Pacer implements Guard, WaitingRoom {
     const { pause, left, lastStartMs } = this;
     let startMs = nowMs;
     if (pause !== undefined) {
-      if (nowMs >= pause.untilMs) this.pause = undefined;
-      else startMs = Math.max(startMs, pause.fromMs, lastStartMs + pause.intervalMs);
+      if (nowMs >= pause.untilMs && this.waiters.size === 0) this.pause = undefined;
+      else startMs = Math.max(startMs, pause.fromMs + pause.unended * pause.intervalMs);
     }
     if (left !== undefined) {
       if (nowMs >= left.untilMs) this.left = undefined;
@@ -251,7 +274,7 @@ export class Pacer implements Guard, WaitingRoom {
     const nextMs = this.nextStartMs(nowMs);
     const { pause, left } = this;
     const { size } = this.waiters;
-    const afterPauseMs = nextMs + size * (pause?.intervalMs ?? 0);
+    const afterPauseMs = nextMs + (pause === undefined ? 0 : returnMs(pause, size));
     if (left === undefined) return afterPauseMs;
     // When the quota information expires it delays nobody any more, however many wait.
     const byQuotaMs = Math.min(nextMs + size * this.intervalMs(left, nowMs), left.untilMs);
@@ -265,22 +288,27 @@ export class Pacer implements Guard, WaitingRoom {
   }
 }
 
+/** How long so many requests take to return after a pause, about: at first one per interval, then, as others end, ever more. */
+function returnMs({ intervalMs }: Pause, requests: number): number {
+  return intervalMs * Math.min(requests, 10 * Math.log2(1 + requests / 10));
+}
+
 class PacerPermit implements Permit {
   private readonly pacer: Pacer;
   private readonly startedMs: number;
-  private readonly clock: Clock;
+  private readonly call: Call;
 
-  constructor(pacer: Pacer, startedMs: number, clock: Clock) {
+  constructor(pacer: Pacer, startedMs: number, call: Call) {
     this.pacer = pacer;
     this.startedMs = startedMs;
-    this.clock = clock;
+    this.call = call;
   }
 
   settle(outcome: Outcome): void {
-    this.pacer.ended(outcome, this.startedMs, this.clock);
+    this.pacer.ended(outcome, this.startedMs, this.call);
   }
 
   release(): void {
-    this.pacer.ended(undefined, this.startedMs, this.clock);
+    this.pacer.ended(undefined, this.startedMs, this.call);
   }
 }

@@ -10,7 +10,7 @@ import { callbackTimer, systemClock } from '../core/clock.js';
 import { checkOptions } from '../core/options.js';
 import type { Send } from './attempts.js';
 import { mostDroppedBytes, mostDroppedMs } from './discard-body.js';
-import { type ClientOptions, clientFields, type Engine, engineOf } from './engine.js';
+import { type ClientOptions, canExist, clientFields, type Engine, engineOf } from './engine.js';
 import { isForm } from './form.js';
 import { hasBrokenOff, noteMistake } from './handles.js';
 
@@ -361,7 +361,8 @@ function foreignHandler(): TypeError {
 
 function originOf(origin: string | URL | undefined, unnamed: string): string | undefined {
   if (origin === undefined) return unnamed;
-  return URL.canParse(String(origin)) ? new URL(String(origin)).origin : undefined;
+  const url = URL.canParse(String(origin)) ? new URL(String(origin)) : undefined;
+  return url !== undefined && canExist(url) ? url.origin : undefined;
 }
 
 /** Headers that can be read repeatedly: an iterable becomes a flat list of alternating names and values. */

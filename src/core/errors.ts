@@ -441,9 +441,11 @@ export class HandlesError extends HoldfastError {
 
 /** Takes the unjudged value out of an error, for the code that closes it. Nobody finds it there afterwards. */
 export function takeUnjudged(error: unknown): unknown {
-  if (!(error instanceof HandlesError)) return undefined;
-  const { value } = error;
-  (error as { value: unknown }).value = undefined;
+  // Not by its class: the policy that made it may be of another copy of the package.
+  if (!isHoldfastError(error) || error.code !== 'ERR_HANDLES_FAILED') return undefined;
+  const holder = error as { value: unknown };
+  const { value } = holder;
+  holder.value = undefined;
   return value;
 }
 

@@ -82,6 +82,11 @@ const openings = { openFor: 2_000, maxOpenFor: 4_000 };
  * ```
  */
 export function standard(options?: StandardOptions): Pipeline {
+  return standardWith(circuitBreaker, options);
+}
+
+/** @internal The same with circuit breakers from another factory. */
+export function standardWith(breaker: typeof circuitBreaker, options: StandardOptions | undefined): Pipeline {
   const checked = checkOptions('standard', options, {
     deadline: withDefault(duration({ min: 2 }), 10_000),
     timeout: optional(duration({ max: longestTimeoutMs })),
@@ -117,7 +122,7 @@ export function standard(options?: StandardOptions): Pipeline {
     keyed(
       () =>
         pipeline(
-          circuitBreaker({ ...common, handles: breakerHandles, random, ...openings, halfOpen: { timeout: afterMs } }),
+          breaker({ ...common, handles: breakerHandles, random, ...openings, halfOpen: { timeout: afterMs } }),
           adaptiveLimit(common),
           timeout({ ...common, after: afterMs }),
         ),

@@ -50,6 +50,22 @@ class Patch implements RequestInit {
 }
 
 describe('createFetch', () => {
+  it('leaves a host whose name is too long to exist to fetch, and any other to its policies', async () => {
+    const fetch = () => Promise.reject(new TypeError('fetch failed'));
+    const origins: string[] = [];
+    const policy = (origin: string) => {
+      origins.push(origin);
+      return pipeline();
+    };
+    const http = createFetch({ fetch, policy });
+    const longest = `${'a.'.repeat(125)}test`;
+    for (const host of [`${'a.'.repeat(600)}test`, `a${longest}`, longest]) {
+      await expect(http(`http://${host}/`)).rejects.toThrow('fetch failed');
+      await expect(createFetch({ fetch })(`http://${host}/`)).rejects.toThrow('fetch failed');
+    }
+    expect(origins).toEqual([`http://${longest}`]);
+  });
+
   it('returns the response of the last attempt, readable, whatever its status', async () => {
     await using server = await httpServer((_, response, number) => response.writeHead(503).end(`busy ${number}`));
     const response = await createFetch({ policy })(`${server.origin}/a?b=1`);

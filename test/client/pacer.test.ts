@@ -5,6 +5,7 @@ import { quotaOf } from '../../src/client/rate-limit-headers.js';
 import { Call } from '../../src/core/call.js';
 import { Events } from '../../src/core/events.js';
 import {
+  bulkhead,
   type Clock,
   deadline,
   type HoldfastEvent,
@@ -51,9 +52,18 @@ function paced({ maxPauseMs = 60_000, maxWaitMs = 10_000, maxQueue = 1_000, with
   };
   /** A request whose answer takes a while. */
   const sendSlowly = (answer: Answer, ms: number) => around.attempt(() => clock.sleep(ms).then(() => answer));
+  /** The same, for one whose start counts. */
+  const startSlowly = (ms: number, signal?: AbortSignal) =>
+    around.attempt(
+      () => {
+        startsMs.push(clock.now());
+        return clock.sleep(ms).then((): Answer => ({ status: 200, headers: {} }));
+      },
+      signal === undefined ? undefined : { signal },
+    );
   /** A permission to start that is not used yet. */
   const admit = () => pacer.admit(new Call(clock, () => {}, undefined)) as Permit;
-  return { clock, events, pacer, around, send, stop, sendSlowly, admit, startsMs };
+  return { clock, events, pacer, around, send, stop, sendSlowly, startSlowly, admit, startsMs };
 }
 
 const quota = (remaining: number, resetSeconds: number, limit?: number): Answer => ({
@@ -73,18 +83,59 @@ describe('Pacer', () => {
   });
 
   it('starts nothing before a pause is over, then a few at a time, in order', async () => {
-    const { clock, send, stop, startsMs } = paced();
+    const { clock, startSlowly, stop, startsMs } = paced();
     await stop({ 'retry-after': '1' });
     const beginMs = clock.now();
     const order: number[] = [];
-    for (let index = 0; index < 12; index++) void send().then(() => order.push(index));
+    for (let index = 0; index < 12; index++) void startSlowly(500).then(() => order.push(index));
     await clock.advance(999);
     expect(startsMs).toHaveLength(0);
     await clock.runAll();
     const after = startsMs.map((ms) => ms - beginMs);
-    expect(after).toEqual([1_000, 1_010, 1_020, 1_030, 1_040, 1_050, 1_060, 1_070, 1_080, 1_090, 1_100, 1_100]);
+    expect(after).toEqual(Array.from({ length: 12 }, (_, index) => 1_000 + 10 * index));
     expect(order).toEqual(Array.from({ length: 12 }, (_, index) => index));
     expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('starts another for each that has ended, after a pause', async () => {
+    const { clock, startSlowly, stop, startsMs } = paced();
+    await stop({ 'retry-after': '1' });
+    const controller = new AbortController();
+    void startSlowly(500, controller.signal);
+    for (let index = 0; index < 4; index++) void startSlowly(13);
+    await clock.advance(1_001);
+    controller.abort();
+    await clock.runAll();
+    // The one that its caller left makes room as well as one that is answered.
+    expect(startsMs).toEqual([1_000, 1_001, 1_010, 1_014, 1_020]);
+  });
+
+  it('does not let a limit inside turn away those that have waited for the end of a pause', async () => {
+    const { clock, pacer, stop } = paced();
+    const limited = pipeline(pacer, bulkhead({ limit: 2 }));
+    await stop({ 'retry-after': '5' });
+    const all = Array.from({ length: 40 }, () => limited.attempt(() => clock.sleep(20)));
+    await clock.runAll();
+    const refused = (await Promise.all(all)).filter(({ ok }) => !ok);
+    expect(refused.length).toBeLessThan(10);
+  });
+
+  it('spaces what starts right after a pause, though nobody has waited, until one has ended or a tenth of its time has passed', async () => {
+    for (const [endsAfterMs, askedMs, startedMs] of [
+      [14, [1_001, 1_002, 1_016, 1_016, 1_016], [1_001, 1_010, 1_016, 1_016, 1_016]],
+      [5_000, [1_001, 1_002, 1_003, 1_101, 1_101, 1_101], [1_001, 1_010, 1_020, 1_101, 1_101, 1_101]],
+    ] as const) {
+      const { clock, startSlowly, sendSlowly, stop, startsMs } = paced();
+      // How an earlier request ends tells nothing.
+      void sendSlowly({ status: 500, headers: {} }, 100);
+      await stop({ 'retry-after': '1' });
+      for (const atMs of askedMs) {
+        await clock.advanceTo(atMs);
+        void startSlowly(endsAfterMs);
+      }
+      await clock.runAll();
+      expect(startsMs).toEqual(startedMs);
+    }
   });
 
   it('grants half of a quota without delay, and spreads the rest over the time until the reset', async () => {
@@ -367,13 +418,17 @@ describe('Pacer', () => {
   });
 
   it('goes on at once when a request is served after all', async () => {
-    const { clock, send, stop, sendSlowly, startsMs } = paced();
+    const { clock, startSlowly, stop, sendSlowly, startsMs } = paced();
     void sendSlowly({ status: 200, headers: {} }, 100);
     await stop({ 'retry-after': '5' });
-    void send();
-    void send();
+    void startSlowly(1_000);
+    void startSlowly(1_000);
+    await clock.advance(151);
+    // A few at a time as long as some wait.
+    expect(startsMs).toEqual([100, 150]);
+    for (let index = 0; index < 3; index++) void startSlowly(1_000);
+    expect(startsMs).toEqual([100, 150, 151, 151, 151]);
     await clock.runAll();
-    expect(startsMs).toEqual([100, 100]);
   });
 
   it('waits for a used-up quota even if an earlier request is served after all', async () => {
@@ -383,6 +438,22 @@ describe('Pacer', () => {
     void send();
     await clock.runAll();
     expect(startsMs.slice(1)).toEqual([5_000]);
+  });
+
+  it.each([
+    ['goes on when a later response states that some of the quota is left', 200, 90, [100]],
+    ['waits for a used-up quota when no more is left than the requests on their way may use', 200, 1, [5_000]],
+    ['is stopped by refusals, whatever quota a later one states', 429, 90, [5_000]],
+  ])('%s', async (_, status, remaining, starts) => {
+    const { clock, send, stop, sendSlowly, startsMs } = paced();
+    void sendSlowly({ status, headers: quota(remaining, 5, 100).headers }, 100);
+    void sendSlowly({ status: 500, headers: {} }, 6_000);
+    if (status === 429) await stop({ 'retry-after': '5' });
+    else await send(quota(0, 5, 100));
+    startsMs.splice(0);
+    void send();
+    await clock.runAll();
+    expect(startsMs).toEqual(starts);
   });
 
   it('is not stopped for less time by a later response that asks for less', async () => {
@@ -398,20 +469,21 @@ describe('Pacer', () => {
   });
 
   it('treats a used-up quota as a pause, after which not all requests start at once', async () => {
-    const { clock, send, startsMs } = paced();
+    const { clock, send, startSlowly, startsMs } = paced();
     await send(quota(0, 5, 10));
-    for (let count = 0; count < 3; count++) void send();
+    for (let count = 0; count < 3; count++) void startSlowly(500);
     await clock.runAll();
     expect(startsMs.slice(1)).toEqual([5_000, 5_050, 5_100]);
   });
 
   it('refuses no request that would start at the reset of a quota, however many wait for it', async () => {
-    const { clock, send, startsMs } = paced();
+    const { clock, send, startSlowly, startsMs } = paced();
     await send(quota(0, 5, 10));
-    const all = Array.from({ length: 100 }, () => send());
+    const all = Array.from({ length: 1_000 }, () => startSlowly(100));
     await clock.runAll();
     expect((await Promise.all(all)).every(({ ok }) => ok)).toBe(true);
-    expect([startsMs[1], startsMs.at(-1)]).toEqual([5_000, 5_500]);
+    expect(startsMs[1]).toBe(5_000);
+    expect(startsMs.at(-1)).toBeLessThan(15_000);
   });
 
   it('refuses no request that would start when a quota expires, however many wait for it', async () => {

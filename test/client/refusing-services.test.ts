@@ -120,10 +120,20 @@ describe(`a service that refuses and says when to come back (seed ${seed})`, () 
     expect((100 * served) / possible).toBeGreaterThan(leastPercent);
   });
 
-  it('is left alone until then when it refuses all', async () => {
+  it('is left alone until then when it refuses all, and then serves those that have waited', async () => {
     const { asked, served, refused } = await play(maintenance, 200);
     expect(refused).toBeLessThan(20);
-    expect(served).toBeGreaterThan(0.4 * asked);
+    expect(served).toBeGreaterThan(0.7 * asked);
+  });
+
+  it.each<[string, CreateFetchOptions]>([
+    ['the pacing', {}],
+    ['no pacing', { pacing: 'off' }],
+  ])('is served again soon, with %s, where its failures asked for an hour', async (_, options) => {
+    const failing: Service = (clock) => async () =>
+      new Response(null, { status: clock.now() < 10_000 ? 500 : 200, headers: { 'retry-after': '3600' } });
+    const { asked, served } = await play(failing, 50, options);
+    expect(served).toBeGreaterThan(0.25 * asked);
   });
 
   it('meets the circuit breaker where pacing is off', async () => {

@@ -47,6 +47,11 @@ describe('resilience', () => {
     expect(server.received).toHaveLength(3);
   });
 
+  it('leaves a host whose name is too long to exist to the dispatcher', async () => {
+    await using http = client({});
+    await expect(http.request(`http://${'a.'.repeat(600)}test`)).rejects.not.toBeInstanceOf(OptionsError);
+  });
+
   it('passes on a long body completely, with the back-pressure of its reader', async () => {
     const long = 'x'.repeat(3_000_000);
     await using server = await httpServer((_, response, number) =>

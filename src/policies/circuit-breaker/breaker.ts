@@ -87,7 +87,6 @@ const untouched: Closed = /* @__PURE__ */ Object.freeze({
 
 /** Stands for the window where only consecutive failures matter. */
 const nothingRecorded = { calls: 0, failures: 0, slow: 0, isFilling: false } as const;
-const longestHintMs = 3_600_000;
 /** A probe was cut short if its caller's deadline ended it before this share of the probe's time. */
 const shortShare = 0.1;
 /** Up to this multiple of a cycle's permits, probes that are cut short do not count. */
@@ -441,7 +440,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
     const past = this.pastOf(nowMs);
     // The service was healthy for as long as the circuit was last open: the next opening starts a new series.
     if (this.current.kind === 'closed' && nowMs - past.sinceMs >= past.openForMs) past.openings = 0;
-    const { openForMs, maxOpenForMs, random } = this.settings;
+    const { openForMs, maxOpenForMs, longestHintMs, random } = this.settings;
     const longestMs = Math.min(maxOpenForMs, openForMs * 2 ** past.openings);
     let drawn = 1;
     past.events.contain('random', () => {

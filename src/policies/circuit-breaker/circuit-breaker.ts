@@ -150,13 +150,23 @@ const rateField = (): Field<number> => ({
  * ```
  */
 export function circuitBreaker(options?: CircuitBreakerOptions): CircuitBreaker {
-  const { name, ...settings } = settingsOf(options);
+  return breakerOf(settingsOf(options));
+}
+
+/** @internal The same, but it opens for as long as it says itself, whatever a failure asks for. */
+export function steadyBreaker(options?: CircuitBreakerOptions): CircuitBreaker {
+  return breakerOf({ ...settingsOf(options), longestHintMs: 0 });
+}
+
+type NamedSettings = Settings & { readonly name: string };
+
+function breakerOf({ name, ...settings }: NamedSettings): CircuitBreaker {
   noteMade(name, settings.clock);
   showBriefly(Breaker.prototype, ({ name, state }) => ({ name, state }));
   return new Breaker(name, settings);
 }
 
-function settingsOf(options: CircuitBreakerOptions | undefined): Settings & { readonly name: string } {
+function settingsOf(options: CircuitBreakerOptions | undefined): NamedSettings {
   const policy = 'circuitBreaker';
   const checked = checkOptions(policy, options, {
     window: withDefault<WindowSettings>(windowField, { kind: 'time', size: 30_000 / bucketsPerWindow }),
@@ -206,6 +216,7 @@ function settingsOf(options: CircuitBreakerOptions | undefined): Settings & { re
     slowCallMs: slowCallDuration ?? 0,
     openForMs: openFor,
     maxOpenForMs: maxOpenFor,
+    longestHintMs: 3_600_000,
     permits,
     successes,
     probeTimeoutMs: halfOpen.timeout,

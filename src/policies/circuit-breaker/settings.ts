@@ -17,6 +17,8 @@ export interface Settings {
   readonly slowCallMs: number;
   readonly openForMs: number;
   readonly maxOpenForMs: number;
+  /** The longest opening that a failure can ask for. */
+  readonly longestHintMs: number;
   readonly permits: number;
   readonly successes: number;
   readonly probeTimeoutMs: number | undefined;

@@ -247,7 +247,7 @@ class RetryRun<T> extends Timer implements Dependent {
   /** The call was ended. Reported at once, because the caller hears of it before a running attempt does. */
   onAbort(reason: unknown): void {
     this.#call.clock.cancel(this);
-    this.#tellStop('abort', { ok: false, error: reason });
+    if (!this.#hasTold) this.#tellStop('abort', { ok: false, error: reason });
     this.#wake();
   }
 
@@ -394,7 +394,9 @@ class RetryRun<T> extends Timer implements Dependent {
 
   #stop(stoppedBy: RetryStop, last: Outcome<T>): T {
     const outcome = !last.ok && isRejected(last.error) ? this.#insteadOf(last.error) : last;
-    this.#tellStop(stoppedBy, outcome);
+    if (!this.#hasTold) this.#tellStop(stoppedBy, outcome);
+    // A hook of the user may have ended the call: then the caller does not get the value.
+    if (this.#call.aborted) throw this.#call.reason;
     // The caller has it, so an operation of a refused attempt that begins late must not discard it.
     this.#started = undefined;
     // A value that counts as a failure is still the best answer available: a response can be read.

@@ -279,6 +279,35 @@ describe('retry', () => {
       expect(discarded).toEqual([{ status: 503 }]);
     });
 
+    it.each<[string, (abort: () => void) => RetryOptions]>([
+      ['a listener', (abort) => ({ attempts: 1, on: ({ type }) => type === 'retry-stopped' && abort() })],
+      ['a budget', (abort) => ({ budget: { balance: 0, deposit() {}, tryWithdraw: () => abort() === null } })],
+    ])(
+      'hands the last value to onDiscard when %s ends the call while it gives up, and reports one end',
+      async (_, given) => {
+        const controller = new AbortController();
+        const discarded: unknown[] = [];
+        const stops: unknown[] = [];
+        const options = given(() => controller.abort('gone'));
+        const steady = pipeline(
+          retry({
+            ...isBusy,
+            ...options,
+            onDiscard: (value) => discarded.push(value),
+            on: (event) => {
+              if (event.type === 'retry-stopped') stops.push(event.stoppedBy);
+              options.on?.(event);
+            },
+          } as RetryOptions),
+        );
+        const outcome = await steady.attempt(() => ({ status: 503 }), { signal: controller.signal });
+        expect(outcome).toEqual({ ok: false, error: 'gone' });
+        await new Promise(setImmediate);
+        expect(discarded).toEqual([{ status: 503 }]);
+        expect(stops).toHaveLength(1);
+      },
+    );
+
     it('includes the value that it repeats in its event', async () => {
       const { events } = await run({ ...isBusy, attempts: 2 } as RetryOptions, () => ({ status: 503 }));
       expect(events[0]).toMatchObject({ error: undefined, outcome: { ok: true, value: { status: 503 } } });

@@ -87,10 +87,7 @@ describe('the type tests', () => {
     expect(checked).toEqual(expect.arrayContaining(typeTests));
   });
 
-  it.each([
-    { says: 'fails', claim: 'expectTypeOf(systemClock.now()).toEqualTypeOf<string>();', passes: false },
-    { says: 'passes', claim: 'expectTypeOf(systemClock.now()).toEqualTypeOf<number>();', passes: true },
-  ])('see to it that a claim $says that should', async ({ claim, passes }) => {
+  it('fail where a claim is wrong and nowhere else, for the compiler as well as for vitest', async () => {
     using folder = temporaryFolder();
     for (const path of ['tsconfig.json', 'vitest.config.ts', 'package.json', 'tools/lowering.ts', 'src']) {
       cpSync(join(checkout, path), join(folder.path, path), { recursive: true });
@@ -100,16 +97,27 @@ describe('the type tests', () => {
     const test = [
       "import { systemClock } from 'holdfast';",
       "import { expectTypeOf, it } from 'vitest';",
-      `it('claims', () => { ${claim} });`,
+      "it('claims what is so', () => { expectTypeOf(systemClock.now()).toEqualTypeOf<number>(); });",
+      "it('claims what is not so', () => { expectTypeOf(systemClock.now()).toEqualTypeOf<string>(); });",
+      "it('misses an error', () => {",
+      '  // @ts-expect-error',
+      '  systemClock.now();',
+      '});',
     ];
     writeFileSync(join(folder.path, 'test', 'types', 'claim.test-d.ts'), test.join('\n'));
+    const outputOfFailing = (...words: readonly string[]) =>
+      run(process.execPath, words, folder.path).then(
+        ({ stdout }) => expect.fail(`it has passed: ${stdout}`),
+        ({ stdout, stderr }: { stdout: string; stderr: string }) => stdout + stderr,
+      );
+
+    // As in the stage `types` of .ci/run, which therefore need not run them by vitest as well.
+    const compiled = await outputOfFailing(join(checkout, 'node_modules', 'ts7', 'bin', 'tsc'), '-p', '.', '--noEmit');
+    expect(
+      Array.from(compiled.matchAll(/^(\S+?)\((\d+),\d+\): error/gm), ([, file, line]) => `${file}:${line}`),
+    ).toEqual(['test/types/claim.test-d.ts:4', 'test/types/claim.test-d.ts:6']);
     const vitest = join(checkout, 'node_modules', 'vitest', 'vitest.mjs');
-    const outcome = await run(process.execPath, [vitest, 'run', '--project', 'unit', '--no-color'], folder.path).then(
-      ({ stdout }) => ({ passes: true, output: stdout }),
-      (error: { stdout: string; stderr: string }) => ({ passes: false, output: error.stdout + error.stderr }),
-    );
-    expect(outcome.output).toContain('claim.test-d.ts');
-    expect(outcome.passes, outcome.output).toBe(passes);
-    if (!passes) expect(outcome.output).toContain('1 failed');
+    const tested = await outputOfFailing(vitest, 'run', '--project', 'unit', '--no-color');
+    expect(tested).toMatch(/Tests\s+2 failed \| 1 passed/);
   });
 });

@@ -63,7 +63,7 @@ const fewestRefusals = 5;
 /** The share of the usual number of refusals in a row that is kept after each served request: half after 70. */
 const runKept = 0.99;
 
-/** The share of a quota that is granted without delay. The rest is spread over the time until the reset. */
+/** The share of a quota that is granted without delay. The rest is spread over the time until the reset, or that which a request may wait. */
 const spreadShare = 0.5;
 
 export class Pacer implements Guard, WaitingRoom {
@@ -116,7 +116,7 @@ export class Pacer implements Guard, WaitingRoom {
     for (const waiter of this.waiters) {
       const { clock, sinceMs } = waiter;
       const nowMs = clock.now();
-      const startMs = this.nextStartMs(nowMs);
+      const startMs = this.nextStartMs(nowMs, sinceMs);
       const isTooLong = startMs - sinceMs > this.plan.maxWaitMs;
       // A later response may have postponed the start.
       const isTooLate = !this.isInTime(waiter.call!, startMs);
@@ -247,8 +247,8 @@ export class Pacer implements Guard, WaitingRoom {
     return new PacerPermit(this, nowMs, call);
   }
 
-  /** The earliest instant at which a request may start. */
-  private nextStartMs(nowMs: number): number {
+  /** The earliest instant at which a request may start that has waited since then. */
+  private nextStartMs(nowMs: number, sinceMs = nowMs): number {
     const { pause, left, lastStartMs } = this;
     let startMs = nowMs;
     if (pause !== undefined) {
@@ -258,15 +258,20 @@ export class Pacer implements Guard, WaitingRoom {
     if (left !== undefined) {
       if (nowMs >= left.untilMs) this.left = undefined;
       else if (left.free < 1) {
-        const freeAgainMs = Math.min(lastStartMs + this.intervalMs(left, nowMs), left.untilMs);
-        startMs = Math.max(startMs, freeAgainMs);
+        // A request that the quota allows is not refused for the spread.
+        const latestMs = left.remaining < 1 ? left.untilMs : Math.min(left.untilMs, sinceMs + this.plan.maxWaitMs);
+        startMs = Math.max(startMs, Math.min(lastStartMs + this.intervalMs(left, nowMs), latestMs));
       }
     }
     return startMs;
   }
 
-  private intervalMs(left: Left, nowMs: number): number {
-    return Math.min((left.resetsAtMs - nowMs) / (Math.max(0, left.remaining) + 1), this.plan.maxPauseMs);
+  private intervalMs({ remaining, resetsAtMs }: Left, nowMs: number): number {
+    const { maxPauseMs, maxWaitMs } = this.plan;
+    const toResetMs = resetsAtMs - nowMs;
+    // Spread over a longer time than they may wait, requests would be refused although the quota allows them.
+    const spreadMs = remaining < 1 ? toResetMs : Math.min(toResetMs, maxWaitMs) / (remaining + 1);
+    return Math.min(spreadMs, maxPauseMs);
   }
 
   /** An estimate of when a new request would start, behind those that wait. */

@@ -476,6 +476,21 @@ describe('Pacer', () => {
     expect(startsMs.slice(1)).toEqual([5_000, 5_050, 5_100]);
   });
 
+  it.each([
+    ['refuses no request that a quota allows, however far off its reset is', 10_000],
+    ['delays no request that a quota allows where none may wait', 0],
+  ])('%s', async (_, maxWaitMs) => {
+    const { clock, send, startsMs } = paced({ maxWaitMs });
+    await send(quota(40, 43_200, 1_000));
+    const all = Array.from({ length: 41 }, () => send());
+    await clock.runAll();
+    expect((await Promise.all(all)).map(({ ok }) => ok)).toEqual([...Array(40).fill(true), false]);
+    // The first of the requests has stated the quota.
+    expect(startsMs[10]).toBeGreaterThanOrEqual(maxWaitMs / 5);
+    expect(startsMs[20]).toBeLessThanOrEqual(maxWaitMs);
+    expect(startsMs.at(-1)).toBe(maxWaitMs);
+  });
+
   it('refuses no request that would start at the reset of a quota, however many wait for it', async () => {
     const { clock, send, startSlowly, startsMs } = paced();
     await send(quota(0, 5, 10));

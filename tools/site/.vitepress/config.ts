@@ -39,6 +39,9 @@ const groups = [
 ];
 const grouped = new Set(groups.flatMap(({ items }) => items.map(({ link }) => link)));
 
+/** The blocks of code by their text. VitePress renders each page for the site and again for the search, and to highlight is what takes it longest. */
+const highlighted = new Map<string, string>();
+
 export default defineConfig({
   title: 'holdfast',
   description: 'Composable resilience primitives for Node back ends whose calls fail, retry and run twice.',
@@ -47,6 +50,18 @@ export default defineConfig({
   outDir: `${folder}html`,
   cacheDir: `${folder}cache`,
   rewrites: { 'README.md': 'index.md' },
+  markdown: {
+    config({ options }) {
+      const { highlight } = options;
+      if (!highlight) throw new Error('VitePress does not highlight');
+      options.highlight = (...block) => {
+        const key = JSON.stringify(block);
+        const html = highlighted.get(key) ?? highlight(...block);
+        highlighted.set(key, html);
+        return html;
+      };
+    },
+  },
   themeConfig: {
     search: { provider: 'local' },
     outline: [2, 3],

@@ -143,6 +143,8 @@ function startOne(
         full_page_writes: 'off',
         shared_buffers: '16MB',
         jit: 'off',
+        // In the folder of the server: what a killed one has in /dev/shm stays there until the machine restarts.
+        dynamic_shared_memory_type: 'mmap',
       }).flatMap(([name, value]) => ['-c', `${name}=${value}`]),
       ...settings.flatMap((setting) => ['-c', setting]),
     ],

@@ -185,10 +185,11 @@ export class Exchange {
   readonly #signal: AbortSignal | undefined;
   readonly #arrivals: RequestArrival[] = [];
   #isSettled = false;
-  readonly #onAbort = () => {
-    this.#reject(this.#signal!.reason);
-    this.abandon();
-  };
+  readonly #onAbort = () =>
+    this.client.whenAwake(() => {
+      this.#reject(this.#signal!.reason);
+      this.abandon();
+    });
 
   constructor(
     world: Simulation,
@@ -312,7 +313,7 @@ class RequestArrival extends Timer implements ServedRequest {
   }
 
   abort(): void {
-    if (this.#isAborted) return;
+    if (this.#isAborted || this.#served?.isDead) return;
     this.#isAborted = true;
     this.#controller?.abort();
   }

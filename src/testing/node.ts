@@ -4,7 +4,7 @@
  * Promise: nothing of a crashed process ever runs again. Nothing of a frozen process runs before it is thawed, and then in the order in which it fell due.
  * Each node has its own clocks, and no timer fires before its clock has reached it.
  */
-import { type Clock, Timer } from '../core/clock.js';
+import { type Clock, callbackTimer, Timer } from '../core/clock.js';
 import { type Duration, toMs } from '../core/duration.js';
 import { checkArgument, checkOptions, func, number, optional, withDefault } from '../core/options.js';
 import { tickMs, upToTick } from './distribution.js';
@@ -86,7 +86,10 @@ export interface SimulatedProcess {
   request<Answer = unknown>(to: NodeReference, message: unknown, options?: WaitOptions): Promise<Answer>;
   /** Handles requests from now on. Once per process. */
   serve<Message>(handler: (message: Message, request: ServedRequest) => unknown): void;
-  /** Runs a function beside the others of this process; an error that nothing awaits ends the simulation. */
+  /**
+   * Runs a function beside the others of this process; an error that nothing awaits ends the simulation. Like all that
+   * a process waits for, it never settles once the process has crashed.
+   */
   run<T>(name: string, task: (process: SimulatedProcess) => T | PromiseLike<T>): Promise<T>;
   /** Adds a line to the trace, and so to the digest. */
   log(text: string): void;
@@ -147,12 +150,13 @@ export class Node implements SimulatedNode {
     this.process = process;
     this.world.note('start', this.name, '', `process ${this.#incarnations}`);
     const start = this.#start;
-    if (start !== undefined) this.world.follow(new Task(`start of ${this.name}`), process, () => start(process));
+    if (start !== undefined)
+      this.world.follow(new Task(`start of ${this.name}`, 'process'), process, () => start(process));
   }
 
   run<T>(name: string, task: (process: SimulatedProcess) => T | PromiseLike<T>): Promise<T> {
-    if (this.process !== undefined) return this.process.run(name, task);
-    const refused = new Task<T>(name);
+    if (this.process !== undefined) return this.process.begin(new Task<T>(name, 'scenario'), task);
+    const refused = new Task<T>(name, 'scenario');
     refused.fail(new NodeCrashedError(this.name, name));
     return refused;
   }
@@ -261,13 +265,15 @@ export class Process implements SimulatedProcess {
   }
 
   async sleep(duration: Duration, { signal }: WaitOptions = {}): Promise<void> {
-    await sleepOn(this.clock, toMs(duration), signal);
+    const durationMs = toMs(duration);
+    if (this.isDead) return never();
+    await sleepOn(this.clock, durationMs, signal, (act) => this.whenAwake(act));
   }
 
   request<Answer = unknown>(to: NodeReference, message: unknown, { signal }: WaitOptions = {}): Promise<Answer> {
     const { world } = this.node;
     // Code that outlives its process for a moment must not reach the world any more.
-    if (this.isDead) return new Promise(() => {});
+    if (this.isDead) return never();
     return world.network.request(this, world.nodeOf(to), message, signal) as Promise<Answer>;
   }
 
@@ -278,13 +284,19 @@ export class Process implements SimulatedProcess {
   }
 
   run<T>(name: string, task: (process: SimulatedProcess) => T | PromiseLike<T>): Promise<T> {
-    const promise = new Task<T>(name);
-    if (this.isDead) promise.fail(new NodeCrashedError(this.node.name, name));
-    else {
-      this.tasks.add(promise as Task);
-      this.node.world.scheduleAfter(new Begin(this, promise as Task, () => task(this)), 0);
-    }
+    return this.isDead ? never() : this.begin(new Task<T>(name, 'process'), task);
+  }
+
+  begin<T>(promise: Task<T>, task: (process: SimulatedProcess) => T | PromiseLike<T>): Task<T> {
+    this.tasks.add(promise as Task);
+    this.node.world.scheduleAfter(new Begin(this, promise as Task, () => task(this)), 0);
     return promise;
+  }
+
+  /** Does something that comes from outside: at once, or after the thaw if the process is frozen, or never if it is dead. */
+  whenAwake(act: () => void): void {
+    if (this.isFrozen) this.hold(callbackTimer(act), this);
+    else if (!this.isDead) act();
   }
 
   log(text: string): void {
@@ -323,7 +335,10 @@ export class Process implements SimulatedProcess {
     // Its own timers are gone. Requests that came in while it was frozen find it dead, and break.
     this.#held = this.#held.filter(({ owner }) => owner === undefined);
     this.#releaseHeld();
-    for (const task of this.tasks) task.fail(new NodeCrashedError(this.node.name, task.name));
+    for (const task of this.tasks) {
+      if (task.owner === 'scenario') task.fail(new NodeCrashedError(this.node.name, task.name));
+      else task.silence();
+    }
     this.tasks.clear();
     for (const exchange of this.exchanges) exchange.abandon();
     const broken = [...this.serving];
@@ -339,6 +354,11 @@ export class Process implements SimulatedProcess {
       this.node.world.scheduleRanked(timer, index - held.length, owner);
     });
   }
+}
+
+/** What code of a dead process waits for. */
+function never(): Promise<never> {
+  return new Promise(() => {});
 }
 
 interface Held {

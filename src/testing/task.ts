@@ -1,12 +1,17 @@
 /**
  * Task: an asynchronous function that belongs to a node, or to the world itself.
  *
- * Promise: a task that fails ends the simulation if nothing awaits it; otherwise the awaiting code gets the error.
+ * Promise: a task that fails ends the simulation if nothing awaits it; otherwise the awaiting code gets the error. When its process crashes, the scenario is
+ * told of its own tasks; those that the process itself began never settle, since the code that awaits them is gone, too.
  */
+
+/** Who began a task, and so may await it. */
+export type TaskOwner = 'scenario' | 'process';
 
 /** The promise of a task. It records whether anything awaits it. */
 export class Task<T = unknown> implements Promise<T> {
   readonly name: string;
+  readonly owner: TaskOwner;
   isWaitedFor = false;
   readonly [Symbol.toStringTag] = 'Task';
   #resolve!: (value: T) => void;
@@ -16,8 +21,9 @@ export class Task<T = unknown> implements Promise<T> {
     this.#reject = reject;
   });
 
-  constructor(name: string) {
+  constructor(name: string, owner: TaskOwner) {
     this.name = name;
+    this.owner = owner;
     // The world reports a failure that nothing awaits, with its seed. Until then it must not end the process as an unhandled rejection.
     this.#promise.catch(() => {});
   }
@@ -25,7 +31,9 @@ export class Task<T = unknown> implements Promise<T> {
   /** Runs the function and settles with it. */
   async follow(run: () => T | PromiseLike<T>, settled: (failure?: { readonly error: unknown }) => void): Promise<void> {
     try {
-      this.#resolve(await run());
+      const value = await run();
+      // Looked up only now: the process may have crashed meanwhile.
+      this.#resolve(value);
       settled();
     } catch (error) {
       this.#reject(error);
@@ -35,6 +43,12 @@ export class Task<T = unknown> implements Promise<T> {
 
   fail(error: unknown): void {
     this.#reject(error);
+  }
+
+  /** From now on it does not settle any more. */
+  silence(): void {
+    this.#resolve = () => {};
+    this.#reject = () => {};
   }
 
   then<Value = T, Failure = never>(

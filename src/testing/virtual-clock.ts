@@ -197,18 +197,28 @@ class ScriptedClock implements VirtualClock {
   }
 }
 
-/** Resolves at an instant of any clock. */
-export function sleepOn(clock: Clock, durationMs: number, signal?: AbortSignal): Promise<void> {
+/**
+ * Resolves at an instant of any clock.
+ *
+ * @param whenAwake - When the code that sleeps can be told of an abort. Default: at once.
+ */
+export function sleepOn(
+  clock: Clock,
+  durationMs: number,
+  signal?: AbortSignal,
+  whenAwake = (act: () => void) => act(),
+): Promise<void> {
   return new Promise((resolve, reject) => {
     if (signal?.aborted) return reject(signal.reason);
     const timer = callbackTimer(() => {
       signal?.removeEventListener('abort', abort);
       resolve();
     });
-    const abort = () => {
-      clock.cancel(timer);
-      reject(signal?.reason);
-    };
+    const abort = () =>
+      whenAwake(() => {
+        clock.cancel(timer);
+        reject(signal?.reason);
+      });
     signal?.addEventListener('abort', abort, { once: true });
     clock.schedule(timer, clock.now() + durationMs);
   });

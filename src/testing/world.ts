@@ -134,7 +134,7 @@ export class Simulation implements World, Disposable {
 
   run<T>(name: string, task: () => T | PromiseLike<T>): Promise<T> {
     this.#assertRunning();
-    const promise = new Task<T>(name);
+    const promise = new Task<T>(name, 'scenario');
     this.#tasks.add(promise as Task);
     const begin = callbackTimer(() => {
       this.note('task', 'world', '', name);

@@ -120,6 +120,88 @@ describe('crash and restart of a simulated node', () => {
     expect(ghosts).toEqual([]);
   });
 
+  it.each([
+    ['a task that it waits for', (process: SimulatedProcess) => process.run('part', () => process.sleep(100))],
+    [
+      'a task that began with it and crashes it',
+      (process: SimulatedProcess) => process.run('part', () => process.node.crash()),
+    ],
+    [
+      'a sleep that others can end',
+      (process: SimulatedProcess, stop: AbortSignal) => process.sleep(100, { signal: stop }),
+    ],
+    [
+      'a request that others can end',
+      (process: SimulatedProcess, stop: AbortSignal) => process.request('silent', 1, { signal: stop }),
+    ],
+  ])('does not resume code of a crashed process after %s', async (_, wait) => {
+    const ghosts: string[] = [];
+    await play(async (world) => {
+      world.node('silent', { start: (process) => process.serve(() => new Promise(() => {})) });
+      const stop = new AbortController();
+      const node = world.node('node', {
+        start: async (process) => {
+          if (process.incarnation > 1) return;
+          try {
+            await wait(process, stop.signal);
+          } finally {
+            ghosts.push('cleaned up');
+          }
+        },
+      });
+      await world.sleep(10);
+      node.restart();
+      stop.abort();
+      await world.sleep(200);
+    });
+    expect(ghosts).toEqual([]);
+  });
+
+  it('never settles what a crashed process starts before its next await', async () => {
+    const ghosts: string[] = [];
+    await play(async (world) => {
+      world.node('node', {
+        start: (process) => {
+          process.node.crash();
+          for (const started of [
+            process.sleep(1, { signal: AbortSignal.abort() }),
+            process.run('task', () => 1),
+            process.request('node', 1),
+          ]) {
+            started.then(
+              () => ghosts.push('done'),
+              () => ghosts.push('failed'),
+            );
+          }
+        },
+      });
+      await world.sleep(10);
+    });
+    expect(ghosts).toEqual([]);
+  });
+
+  it('does not tell a handler of a crashed process that its caller has given up', async () => {
+    const undone: number[] = [];
+    await play(async (world) => {
+      const server = world.node('server', {
+        start: (process) =>
+          process.serve(async (_message, { signal }) => {
+            signal.addEventListener('abort', () => undone.push(process.incarnation));
+            await process.sleep(100, { signal }).catch(() => undone.push(process.incarnation));
+          }),
+      });
+      const stop = new AbortController();
+      void world
+        .node('client')
+        .run('ask', (process) => process.request(server, 1, { signal: stop.signal }).catch(() => undefined));
+      await world.sleep(10);
+      stop.abort();
+      server.restart();
+      await world.sleep(200);
+    });
+    expect(undone).toEqual([]);
+  });
+
   it('tells a server that its client has crashed', async () => {
     await play(async (world) => {
       let wasTold = false;
@@ -161,6 +243,33 @@ describe('freeze and thaw of a simulated node', () => {
       await world.sleep(0);
       await world.sleep(1);
       expect(order).toEqual(['timer 10', 'request at 15', 'timer 20', 'timer 30']);
+    });
+  });
+
+  it.each([
+    ['sleep', (process: SimulatedProcess, signal: AbortSignal) => process.sleep(100, { signal })],
+    ['request', (process: SimulatedProcess, signal: AbortSignal) => process.request('silent', 1, { signal })],
+  ])('hears only after the thaw that somebody else has ended its %s', async (_, wait) => {
+    await play(async (world) => {
+      world.node('silent', { start: (process) => process.serve(() => new Promise(() => {})) });
+      const stop = new AbortController();
+      const node = world.node('node');
+      let endedAtMs = 0;
+      void node.run('wait', (process) =>
+        wait(process, stop.signal).catch((reason) => {
+          endedAtMs = world.now();
+          expect(reason).toBe('enough');
+        }),
+      );
+      await world.sleep(10);
+      node.freeze();
+      stop.abort('enough');
+      await world.sleep(20);
+      expect(endedAtMs).toBe(0);
+      node.thaw();
+      await world.sleep(1);
+      expect(endedAtMs).toBe(30);
+      expect(node.pendingTimers).toBe(0);
     });
   });
 

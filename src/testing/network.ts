@@ -68,14 +68,26 @@ class Link {
   options: LinkState;
   isCut = false;
   readonly random: SeededRandom;
+  readonly #world: Simulation;
+  readonly #name: string;
 
-  constructor(options: LinkState, random: SeededRandom) {
+  constructor(world: Simulation, from: Node, to: Node, options: LinkState) {
+    this.#world = world;
+    this.#name = `the link from "${from.name}" to "${to.name}"`;
     this.options = options;
-    this.random = random;
+    this.random = world.random.fork(`link/${from.name}/${to.name}`);
   }
 
+  /** A delay that cannot be drawn is a mistake of the scenario, no fault of the network that code under test may handle. */
   delayMs(): number {
-    return this.options.delay(this.random);
+    let delayMs = 0;
+    this.#world.contain(
+      () => `the delay of ${this.#name} cannot be drawn`,
+      () => {
+        delayMs = this.options.delay(this.random);
+      },
+    );
+    return delayMs;
   }
 }
 
@@ -132,8 +144,9 @@ export class Network implements SimulatedNetwork {
       const world = this.#world;
       const link = this.linkBetween(client.node, server);
       const back = this.linkBetween(server, client.node);
+      const copied = copyMessage(message, world.trace.hash);
       const exchange = new Exchange(world, client, server, link, back, ++this.#exchanges, resolve, reject, signal);
-      exchange.message = copyMessage(message, world.trace.hash);
+      exchange.message = copied;
       exchange.note('request', exchange.message);
       // Both are always drawn, so that the fate of later requests does not depend on this one's.
       const isLost = link.random.chance(link.options.loss);
@@ -155,7 +168,7 @@ export class Network implements SimulatedNetwork {
     }
     let link = links.get(to);
     if (link === undefined) {
-      link = new Link(this.#defaults, this.#world.random.fork(`link/${from.name}/${to.name}`));
+      link = new Link(this.#world, from, to, this.#defaults);
       links.set(to, link);
     }
     return link;

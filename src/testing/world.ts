@@ -98,6 +98,8 @@ export class Simulation implements World, Disposable {
   readonly #watches = new Set<Watch>();
   readonly #tasks = new Set<Task>();
   #failures: { readonly task: Task; readonly error: unknown }[] = [];
+  /** What the scenario's own functions threw outside of its tasks. */
+  #mistake: { readonly what: string; readonly error: unknown } | undefined = undefined;
   #nowMs = 0;
   #steps = 0;
   #hasEnded = false;
@@ -107,7 +109,13 @@ export class Simulation implements World, Disposable {
     this.#settings = settings;
     this.random = root.fork('world');
     this.#ranks = root.fork('order');
-    this.trace = new Trace(settings.traceLines, settings.onEvent);
+    const { onEvent } = settings;
+    const tell = (line: string) =>
+      this.contain(
+        () => 'onEvent threw',
+        () => onEvent?.(line),
+      );
+    this.trace = new Trace(settings.traceLines, onEvent && tell);
     // Two seeds must give different digests even if nothing has been drawn from them yet.
     this.trace.hash.number(settings.seed);
     this.clock = new WorldClock(this, settings.wallStartMs);
@@ -244,6 +252,15 @@ export class Simulation implements World, Disposable {
     });
   }
 
+  /** Calls a function of the scenario, wherever this is. What it throws does not surface there, but ends the simulation. */
+  contain(what: () => string, act: () => void): void {
+    try {
+      act();
+    } catch (error) {
+      this.#mistake ??= { what: what(), error };
+    }
+  }
+
   note(kind: TraceKind, from: string, to = '', detail?: unknown): void {
     this.trace.add(this.#steps, this.#nowMs, kind, from, to, detail);
   }
@@ -306,6 +323,8 @@ export class Simulation implements World, Disposable {
   }
 
   #checkPromises<T>(scenario: ScenarioState<T>): void {
+    if (this.#mistake !== undefined)
+      throw this.#failure('error', `simulate: ${this.#mistake.what}`, this.#mistake.error);
     if (scenario.kind === 'threw') {
       throw this.#failure('error', 'simulate: the scenario threw', scenario.error);
     }

@@ -306,6 +306,52 @@ describe('the network of simulate', () => {
     });
   });
 
+  it('forgets a message that cannot be sent', async () => {
+    const heard: string[] = [];
+    const { trace } = await simulate({ seed: 1, onEvent: (line) => heard.push(line) }, async (world) => {
+      const { server, client } = pair(world);
+      const stop = new AbortController();
+      await client.run('ask', (process) =>
+        process.request(server, () => 1, { signal: stop.signal }).catch(() => undefined),
+      );
+      stop.abort();
+      client.crash();
+      await world.sleep(10);
+    });
+    expect(trace).toEqual(heard);
+    expect(heard.filter((line) => line.includes('client -> server'))).toEqual([]);
+  });
+
+  it.each([
+    ['a request', 1],
+    ['a reply', 2],
+  ])('ends the simulation when the delay of %s cannot be drawn, whoever would catch it', async (_, failingDraw) => {
+    let draws = 0;
+    const delay = () => (++draws === failingDraw ? -1 : 1);
+    const failure = await simulate({ seed: 3, network: { delay } }, async (world) => {
+      const { server, client } = pair(world);
+      await client.run('ask', (process) => process.request(server, 1).catch(() => 'retried'));
+      await world.sleep(10);
+    }).catch((error) => error);
+    expect(failure).toMatchObject({ name: 'SimulationError', reason: 'error', seed: 3 });
+    expect(failure.message).toContain('the delay of the link from "client" to "server" cannot be drawn');
+    expect(failure.cause).toMatchObject({ message: 'a distribution drew -1, it must draw milliseconds from 0' });
+  });
+
+  it('ends the simulation when the delay of an abort cannot be drawn', async () => {
+    let draws = 0;
+    const delay = () => (++draws === 2 ? Number.NaN : 1);
+    const scenario: Scenario = async (world) => {
+      const silent = world.node('silent', { start: (process) => process.serve(() => new Promise(() => {})) });
+      await ask(world.node('client'), silent, 1, 5);
+      await world.sleep(10);
+    };
+    await expect(simulate({ seed: 3, network: { delay } }, scenario)).rejects.toMatchObject({
+      reason: 'error',
+      cause: { message: 'a distribution drew NaN, it must draw milliseconds from 0' },
+    });
+  });
+
   it('names the nodes there are when there is none of a name', async () => {
     await play({}, async (world) => {
       const { client } = pair(world);

@@ -370,6 +370,30 @@ describe('simulate', () => {
     await expect(simulate(options as SimulateOptions, () => {})).rejects.toThrow(message);
   });
 
+  it.each(['request', 'receive', 'reply', 'abort'])('ends with what onEvent throws about a %s', async (kind) => {
+    const failure = await failureOf(
+      simulate(
+        {
+          seed: 9,
+          onEvent(line) {
+            if (line.includes(` ${kind} `)) throw new Error('the log is full');
+          },
+        },
+        async (world) => {
+          const server = world.node('server', { start: (process) => process.serve(() => process.sleep(50)) });
+          const stop = new AbortController();
+          const client = world.node('client');
+          void client.run('ask', (process) => process.request(server, 1, { signal: stop.signal }).catch(() => 1));
+          await world.sleep(10);
+          if (kind === 'abort') stop.abort();
+          await world.sleep(100);
+        },
+      ),
+    );
+    expect(failure).toMatchObject({ reason: 'error', seed: 9, cause: { message: 'the log is full' } });
+    expect(failure.message).toContain('onEvent threw');
+  });
+
   it('refuses to go on with a world that has ended', async () => {
     const { result: world } = await simulate({}, (one) => ({ one }));
     expect(() => world.one.node('late')).toThrow('has ended');

@@ -39,6 +39,21 @@ const files = {
         AbortSignal.timeout(1_000).addEventListener('abort', () => reject(new Error('late'))))]);
     } };
     export default pipeline(waits);`,
+  'promised.mjs': `import { promisify } from 'node:util';
+    import { pipeline } from 'holdfast';
+    const sleep = promisify(setTimeout);
+    const beat = () => setTimeout(beat, 1_000).unref();
+    beat();
+    export default pipeline({ name: 'waits', async handle(call, next) {
+      await sleep(1_200);
+      return next(call);
+    } });`,
+  'partly.mjs': `import { workerData } from 'node:worker_threads';
+    import { standard } from 'holdfast';
+    const { name } = workerData.scenario;
+    console.log('loaded for', name);
+    if (name === 'brown-out') throw new Error('no settings');
+    export default standard();`,
   'oops.mjs': `import { pipeline } from 'holdfast';
     export default pipeline({ name: 'mine', admit() { throw new Error('oops'); } });`,
   'odd.mjs': `import { pipeline } from 'holdfast';
@@ -130,6 +145,17 @@ describe('holdfast simulate', () => {
     const platform = await json('platform.mjs', '--scenario', 'slow', '--load', '0.3');
     expect(platform.scenarios[0].report).toMatchObject({ goodBefore: 100 });
     expect(platform.scenarios[0].report.goodDuring).toBeLessThan(5);
+    const promised = await json('promised.mjs', '--scenario', 'slow', '--load', '0.3');
+    expect(promised.scenarios[0].report).toMatchObject({ goodBefore: 100 });
+    // Those who come in the last 1.2 s call when answers are no longer late.
+    expect(promised.scenarios[0].report.goodDuring).toBeLessThan(10);
+  });
+
+  it('begins no other scenario once one has failed', async () => {
+    const { code, stderr } = await holdfast(['simulate', 'partly.mjs']);
+    expect(code).toBe(2);
+    expect(stderr).toContain('loaded for brown-out');
+    expect(stderr).not.toContain('loaded for dead');
   });
 
   it.each([

@@ -143,7 +143,12 @@ async function playAll(
       played.set(next, await playInThread({ ...job, scenario: next }, program));
     }
   };
-  await Promise.all([work(), work()]);
+  try {
+    await Promise.all([work(), work()]);
+  } finally {
+    // After a problem nobody wants to know of the others.
+    rest.length = 0;
+  }
   return wanted.map((scenario) => played.get(scenario)!);
 }
 

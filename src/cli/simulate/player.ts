@@ -34,9 +34,13 @@ export async function playForParent(): Promise<void> {
 function divertTimers(): PlatformTimers {
   const { setTimeout, clearTimeout, setInterval, clearInterval } = globalThis;
   const timers = { setTimeout, clearTimeout, setInterval, clearInterval };
+  // What `util.promisify(setTimeout)` returns.
+  const promisified = Symbol.for('nodejs.util.promisify.custom');
   for (const name of Object.keys(timers) as (keyof PlatformTimers)[]) {
     const lead = (...given: unknown[]) => (timers[name] as (...given: unknown[]) => unknown)(...given);
-    Object.assign(globalThis, { [name]: lead });
+    const wait = (...given: unknown[]) =>
+      (timers.setTimeout as unknown as Record<symbol, typeof lead>)[promisified]!(...given);
+    Object.assign(globalThis, { [name]: name === 'setTimeout' ? Object.assign(lead, { [promisified]: wait }) : lead });
   }
   return timers;
 }

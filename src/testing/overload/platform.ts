@@ -2,9 +2,9 @@
  * The platform in virtual time: while a run is played, it replaces the global timers, `Date.now`, `performance.now`, `AbortSignal.timeout` and `Math.random`
  * with those of the run. So libraries that support no other clock take part, and the same seed gives the same run.
  */
-import { callbackTimer, Timer } from '../../core/clock.js';
+import { callbackTimer, longestWaitMs, Timer } from '../../core/clock.js';
 import { type SeededRandom, seededRandom } from '../random.js';
-import { type VirtualClock, virtualClock } from '../virtual-clock.js';
+import { sleepOn, type VirtualClock, virtualClock } from '../virtual-clock.js';
 import { type PlayOptions, type Report, type Run, reportOf, runIn } from './overload.js';
 import { serviceOf } from './services.js';
 
@@ -41,7 +41,7 @@ export async function runOnPlatform(
         end: () => {
           // Intervals would run for ever, and no more users come who could see them.
           platform.endIntervals();
-          return clock.runAll({ maxTimers: 10_000_000 });
+          return clock.advance(restMs);
         },
       },
       options,
@@ -50,6 +50,12 @@ export async function runOnPlatform(
     platform.putBack();
   }
 }
+
+/** What is left after the last user takes minutes. Without an end, a timer that renews itself, such as a heartbeat, would go on for ever. */
+const restMs = 24 * 3_600_000;
+
+/** What `util.promisify` looks for. */
+const promisified = Symbol.for('nodejs.util.promisify.custom');
 
 type Task = (...values: unknown[]) => void;
 
@@ -68,9 +74,14 @@ class Platform {
     const { setTimeout, clearTimeout, setInterval, clearInterval } = timers;
     this.real = { setTimeout, clearTimeout, setInterval, clearInterval };
     const clear = (timer: unknown) => this.clear(timer);
+    const begin = (task: Task, ms?: unknown, ...values: unknown[]) => this.begin(() => task(...values), ms, false);
+    const wait = async (ms?: unknown, value?: unknown, options?: { readonly signal?: AbortSignal }) => {
+      await sleepOn(clock, waitOf(ms), options?.signal);
+      return value;
+    };
     Object.assign(timers, {
-      setTimeout: (task: Task, ms?: number, ...values: unknown[]) => this.begin(() => task(...values), ms, false),
-      setInterval: (task: Task, ms?: number, ...values: unknown[]) => this.begin(() => task(...values), ms, true),
+      setTimeout: Object.assign(begin, { [promisified]: wait }),
+      setInterval: (task: Task, ms?: unknown, ...values: unknown[]) => this.begin(() => task(...values), ms, true),
       clearTimeout: clear,
       clearInterval: clear,
     });
@@ -99,9 +110,8 @@ class Platform {
     Reflect.deleteProperty(performance, 'now');
   }
 
-  private begin(task: () => void, ms: number | undefined, repeats: boolean): PlatformTimer {
-    // As in Node, a timer takes at least a millisecond.
-    const timer = new PlatformTimer(this.clock, task, Math.max(1, Math.trunc(ms ?? 1)), repeats);
+  private begin(task: () => void, ms: unknown, repeats: boolean): PlatformTimer {
+    const timer = new PlatformTimer(this.clock, task, waitOf(ms), repeats);
     if (repeats) this.intervals.add(timer);
     return timer;
   }
@@ -111,6 +121,12 @@ class Platform {
     this.intervals.delete(timer);
     this.clock.cancel(timer);
   }
+}
+
+/** As in Node, a timer takes a millisecond if it is given less, more than it can wait, or no number. */
+function waitOf(given: unknown): number {
+  const ms = Number(given);
+  return ms >= 1 && ms <= longestWaitMs ? Math.trunc(ms) : 1;
 }
 
 class PlatformTimer extends Timer {

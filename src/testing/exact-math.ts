@@ -22,8 +22,10 @@ export function exactLn(value: number): number {
   return exponent * Math.LN2 + 2 * quotient * sum;
 }
 
-/** e to the power of a number between -700 and 700. */
+/** e to the power of a number up to 700. */
 export function exactExp(power: number): number {
+  // Less than the smallest double. Halving as often as that would take for ever where the power is very small.
+  if (power < -800) return 0;
   const halvings = Math.round(power / Math.LN2);
   const rest = power - halvings * Math.LN2;
   let sum = 1;

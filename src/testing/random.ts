@@ -123,7 +123,8 @@ function stream(low: number, high: number): SeededRandom {
     shuffle,
     exponential,
     gamma(mean: number, shape: number): number {
-      if (!(shape > 0)) throw new RangeError(`seededRandom: gamma needs a shape above 0, got ${show(shape)}`);
+      if (!(shape > 0 && Number.isFinite(shape)))
+        throw new RangeError(`seededRandom: gamma needs a finite shape above 0, got ${show(shape)}`);
       return (finite('gamma', mean) / shape) * (shape === 1 ? exponential(1) : gammaOf(shape, random));
     },
     fork: (label: string) => {

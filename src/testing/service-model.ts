@@ -136,8 +136,8 @@ class QueueingServer implements ServiceModel {
 
   serve(signal?: AbortSignal): Promise<ServiceTimes> {
     return new Promise((resolve, reject) => {
-      if (this.busy < this.#workers) this.#begin(new Job(this, resolve, signal));
-      else if (this.queued < this.#queueLimit) this.#waiting.push(new Job(this, resolve, signal));
+      if (this.busy < this.#workers) this.#begin(new Job(this, resolve, reject, signal));
+      else if (this.queued < this.#queueLimit) this.#waiting.push(new Job(this, resolve, reject, signal));
       else {
         this.refused++;
         reject(new ServiceBusyError(this.busy, this.queued));
@@ -153,18 +153,24 @@ class QueueingServer implements ServiceModel {
     this.busy--;
     this.completed++;
     if (job.isAbandoned) this.wasted++;
-    const next = this.#takeFirst();
-    if (next !== undefined) this.#begin(next);
+    while (this.busy < this.#workers && this.queued > 0) this.#begin(this.#takeFirst());
   }
 
   #begin(job: Job): void {
+    let serviceMs: number;
+    try {
+      serviceMs = this.#serviceTime(this.#random);
+    } catch (error) {
+      job.fail(error);
+      return;
+    }
     this.busy++;
-    job.begin(this.#serviceTime(this.#random));
+    job.begin(serviceMs);
   }
 
-  #takeFirst(): Job | undefined {
-    if (this.queued === 0) return undefined;
-    const first = this.#waiting[this.#firstIndex];
+  /** Somebody must be waiting. */
+  #takeFirst(): Job {
+    const first = this.#waiting[this.#firstIndex]!;
     this.#waiting[this.#firstIndex++] = undefined;
     if (this.#firstIndex * 2 > this.#waiting.length) {
       this.#waiting = this.#waiting.slice(this.#firstIndex);
@@ -177,14 +183,21 @@ class QueueingServer implements ServiceModel {
 class Job extends Timer {
   readonly #server: QueueingServer;
   readonly #resolve: (times: ServiceTimes) => void;
+  readonly #reject: (error: unknown) => void;
   readonly #signal: AbortSignal | undefined;
   readonly #arrivedAtMs: number;
   #begunAtMs = 0;
 
-  constructor(server: QueueingServer, resolve: (times: ServiceTimes) => void, signal: AbortSignal | undefined) {
+  constructor(
+    server: QueueingServer,
+    resolve: (times: ServiceTimes) => void,
+    reject: (error: unknown) => void,
+    signal: AbortSignal | undefined,
+  ) {
     super();
     this.#server = server;
     this.#resolve = resolve;
+    this.#reject = reject;
     this.#signal = signal;
     this.#arrivedAtMs = server.clock.now();
   }
@@ -196,6 +209,10 @@ class Job extends Timer {
   begin(serviceMs: number): void {
     this.#begunAtMs = this.#server.clock.now();
     this.#server.clock.schedule(this, this.#begunAtMs + serviceMs);
+  }
+
+  fail(error: unknown): void {
+    this.#reject(error);
   }
 
   override expire(): void {

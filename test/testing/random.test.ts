@@ -72,12 +72,19 @@ describe('seededRandom', () => {
     expect([...shuffled].sort((left, right) => left - right)).toEqual(items);
   });
 
+  it('draws from a gamma distribution of any shape in finite time', () => {
+    const random = seededRandom(3);
+    for (const shape of [1e-300, 1e-12, 1e-5]) expect(random.gamma(10, shape)).toBeLessThan(10);
+    expect(random.gamma(10, Number.MAX_VALUE)).toBeCloseTo(10);
+  });
+
   it('refuses what is no seed, an empty choice and a range upside down', () => {
     expect(() => seededRandom(-1)).toThrow('the seed must be an integer from 0');
     expect(() => seededRandom(1.5)).toThrow(TypeError);
     expect(() => seededRandom(1).pick([])).toThrow(RangeError);
     expect(() => seededRandom(1).integer(2, 1)).toThrow(RangeError);
-    expect(() => seededRandom(1).gamma(1, 0)).toThrow(RangeError);
+    for (const shape of [0, -1, Number.NaN, Number.POSITIVE_INFINITY, undefined as never])
+      expect(() => seededRandom(1).gamma(1, shape)).toThrow('gamma needs a finite shape above 0');
   });
 
   it('refuses what is no number, and no label', () => {

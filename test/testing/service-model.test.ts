@@ -77,6 +77,29 @@ describe('serviceModel', () => {
     expect(Math.abs(meanMs / 8 - 1)).toBeLessThan(0.1);
   });
 
+  it('fails a request whose service time cannot be drawn, and goes on with the next one', async () => {
+    const clock = virtualClock();
+    let draws = 0;
+    const serviceTime = () => (++draws % 2 === 0 ? -1 : 10);
+    const server = serviceModel({ workers: 1, serviceTime, random: seededRandom(1), clock });
+    const ends: string[] = [];
+    for (const name of ['a', 'b', 'c', 'd']) {
+      void server.serve().then(
+        () => ends.push(name),
+        (error) => ends.push(`${name}: ${error.name}`),
+      );
+    }
+    await clock.advance(10);
+    expect(ends.sort()).toEqual(['a', 'b: RangeError']);
+    await clock.advance(10);
+    expect(ends.sort()).toEqual(['a', 'b: RangeError', 'c', 'd: RangeError']);
+    expect(server).toMatchObject({ busy: 0, queued: 0, completed: 2 });
+    void server.serve();
+    await clock.advance(10);
+    await expect(server.serve()).rejects.toThrow('a distribution drew -1');
+    expect(server).toMatchObject({ busy: 0, queued: 0, completed: 3 });
+  });
+
   it('refuses wrong options', () => {
     const random = seededRandom(1);
     expect(() => serviceModel({ workers: 0, serviceTime: 1, random })).toThrow(

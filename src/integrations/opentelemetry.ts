@@ -133,7 +133,14 @@ export function instrument<Context>(options: OpenTelemetryOptions<Context>): Ins
   const checked = checkOptions('instrument', options, {
     api: apiField<Context>(),
     tracer: optional(having<OpenTelemetryTracer<Context>>('a tracer of OpenTelemetry', 'startSpan')),
-    meter: optional(having<OpenTelemetryMeter>('a meter of OpenTelemetry', 'createCounter', 'createObservableGauge')),
+    meter: optional(
+      having<OpenTelemetryMeter>(
+        'a meter of OpenTelemetry',
+        'createCounter',
+        'createHistogram',
+        'createObservableGauge',
+      ),
+    ),
     signals: withDefault(signalsField(), ['traces', 'metrics']),
     maxNames: withDefault(integer({ min: 1, max: 10_000 }), 100),
   });
@@ -141,20 +148,24 @@ export function instrument<Context>(options: OpenTelemetryOptions<Context>): Ins
   const names = new Names(checked.maxNames);
   const watched = new Watched(names);
   const stops: (() => void)[] = [];
-  if (signals.includes('traces')) {
-    const tracer = checked.tracer ?? api.trace.getTracer(scope, contractVersion);
-    stops.push(observeCalls(new SpanObserver(api, tracer, names)), traceIdempotency(api));
-  }
-  if (signals.includes('metrics')) {
-    stops.push(measureWith(checked.meter ?? api.metrics.getMeter(scope, contractVersion), names, watched));
-  }
-  return {
-    watch: (thing, name) => watched.add(thing, name),
-    stop() {
-      for (const stop of stops.splice(0)) stop();
-      watched.clear();
-    },
+  const stop = () => {
+    for (const one of stops.splice(0)) one();
+    watched.end();
   };
+  try {
+    if (signals.includes('traces')) {
+      const tracer = checked.tracer ?? api.trace.getTracer(scope, contractVersion);
+      stops.push(observeCalls(new SpanObserver(api, tracer, names)), traceIdempotency(api));
+    }
+    if (signals.includes('metrics')) {
+      measureWith(checked.meter ?? api.metrics.getMeter(scope, contractVersion), names, watched, stops);
+    }
+  } catch (error) {
+    // Nobody could end what has begun.
+    stop();
+    throw error;
+  }
+  return { watch: (thing, name) => watched.add(thing, name), stop };
 }
 
 interface Started<Context> {
@@ -267,9 +278,9 @@ function errorType(error: unknown): string {
   return error instanceof Error ? error.name : typeof error;
 }
 
-function measureWith(meter: OpenTelemetryMeter, names: Names, watched: Watched): () => void {
+/** Adds to `stops` what ends it. */
+function measureWith(meter: OpenTelemetryMeter, names: Names, watched: Watched, stops: (() => void)[]): void {
   const adds = new Map<MetricId, (value: number, attributes: Attributes) => void>();
-  const stops: (() => void)[] = [];
   for (const [id, metric] of Object.entries(metrics) as [MetricId, Metric][]) {
     const described: Described = { unit: metric.unit, description: metric.help };
     if (metric.kind === 'counter') {
@@ -294,9 +305,6 @@ function measureWith(meter: OpenTelemetryMeter, names: Names, watched: Watched):
       adds.get(id)?.(seconds, attributesOf(metrics[id], labels)),
   };
   stops.push(measure('opentelemetry', sink, names));
-  return () => {
-    for (const stop of stops) stop();
-  };
 }
 
 function attributesOf(metric: Metric, values: readonly string[]): Attributes {

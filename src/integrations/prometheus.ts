@@ -99,7 +99,7 @@ export function instrument<Registry extends PrometheusRegistry>(options: Prometh
     watch: (thing, name) => watched.add(thing, name),
     stop() {
       stopMeasuring();
-      watched.clear();
+      watched.end();
       remove();
     },
   };

@@ -372,6 +372,7 @@ function defaultName(kind: string | undefined): string | undefined {
 export class Watched {
   readonly #things = new Map<object, { readonly thing: Watchable; readonly name: string | undefined }>();
   readonly #names: Names;
+  #hasEnded = false;
 
   constructor(names: Names) {
     this.#names = names;
@@ -397,11 +398,13 @@ export class Watched {
       });
     }
     const token = {};
-    this.#things.set(token, { thing, name });
+    if (!this.#hasEnded) this.#things.set(token, { thing, name });
     return () => void this.#things.delete(token);
   }
 
-  clear(): void {
+  /** Forgets them, and what is added from now on. */
+  end(): void {
+    this.#hasEnded = true;
     this.#things.clear();
   }
 

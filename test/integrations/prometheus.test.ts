@@ -108,6 +108,15 @@ describe('instrument of holdfast/prometheus', () => {
     });
   });
 
+  it('keeps nothing that it is told to watch after its end', () => {
+    const { watch, stop } = begin();
+    stop();
+    const one = bulkhead({ limit: 1 });
+    for (let count = 0; count <= 1_000; count++) watch(one)();
+    for (let count = 0; count <= 1_000; count++) watch(one);
+    expect(() => watch({})).toThrow('watch: the argument must be');
+  });
+
   it('counts what the policies tell, refusals by their reason', async () => {
     begin();
     const breaker = circuitBreaker({ name: 'ledger', window: { consecutive: 2 } });

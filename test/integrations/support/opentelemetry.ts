@@ -61,6 +61,30 @@ export function promises<Context>(name: string, start: () => Sdk<Context>): void
 
     const flat = (spans: readonly EndedSpan[]) => spans.map(({ name, attributes }) => ({ name, ...attributes }));
 
+    it('begins nothing when the meter fails', async () => {
+      telemetry.stop();
+      let gauges = 0;
+      const callbacks = new Set<unknown>();
+      const meter = {
+        createCounter: () => ({ add() {} }),
+        createHistogram: () => ({ record() {} }),
+        createObservableGauge() {
+          if (++gauges > 2) throw new Error('too many gauges');
+          return {
+            addCallback: (read: unknown) => void callbacks.add(read),
+            removeCallback: (read: unknown) => void callbacks.delete(read),
+          };
+        },
+      };
+      expect(() => instrument({ api: sdk.api, meter })).toThrow('too many gauges');
+      expect(() => instrument({ api: sdk.api, meter: { ...meter, createHistogram: undefined } as never })).toThrow(
+        'option "meter" must be a meter of OpenTelemetry',
+      );
+      await pipeline(timeout('1m')).execute(() => 1);
+      expect(sdk.spans()).toEqual([]);
+      expect(callbacks).toEqual(new Set());
+    });
+
     it('makes a span for the call and one in it for each attempt, across waits', async () => {
       const clock = virtualClock();
       const payments = pipeline(

@@ -102,6 +102,8 @@ export class Simulation implements World, Disposable {
   #mistake: { readonly what: string; readonly error: unknown } | undefined = undefined;
   #nowMs = 0;
   #steps = 0;
+  /** How often code that waited for a condition has gone on. It is no event, but it may be endless, too. */
+  #resumptions = 0;
   #hasEnded = false;
 
   constructor(settings: WorldSettings) {
@@ -293,7 +295,10 @@ export class Simulation implements World, Disposable {
   #step<T>(scenario: ScenarioState<T>): boolean {
     this.#checkPromises(scenario);
     // Code that waits for a condition continues before anything else happens.
-    if (this.#wakeWatches()) return true;
+    if (this.#wakeWatches()) {
+      this.#checkCount(++this.#resumptions);
+      return true;
+    }
     if (scenario.kind === 'returned' && this.#watches.size === 0) {
       this.#require('end-check', 'end check', this.#endChecks);
       return false;
@@ -369,7 +374,7 @@ export class Simulation implements World, Disposable {
   }
 
   #checkBounds(): void {
-    const { maxSteps, maxTimeMs } = this.#settings;
+    const { maxTimeMs } = this.#settings;
     if (this.#heap.size === 0) {
       const hint = 'A lost message is never answered; a real timer, socket or file is not part of this world.';
       throw this.#failure(
@@ -377,18 +382,22 @@ export class Simulation implements World, Disposable {
         `simulate: deadlock, nothing is left to run while the scenario waits. ${hint}\n${this.#whatWaits()}`,
       );
     }
-    if (this.#steps >= maxSteps) {
-      throw this.#failure(
-        'limit',
-        `simulate: the scenario has not ended after maxSteps, ${maxSteps} events\n${this.#whatWaits()}`,
-      );
-    }
+    this.#checkCount(this.#steps);
     if (this.#heap.nextAtMs > maxTimeMs) {
       throw this.#failure(
         'limit',
         `simulate: the scenario has not ended after maxTime, ${maxTimeMs} ms of virtual time\n${this.#whatWaits()}`,
       );
     }
+  }
+
+  #checkCount(count: number): void {
+    const { maxSteps } = this.#settings;
+    if (count < maxSteps) return;
+    throw this.#failure(
+      'limit',
+      `simulate: the scenario has not ended after maxSteps, ${maxSteps} events\n${this.#whatWaits()}`,
+    );
   }
 
   #whatWaits(): string {

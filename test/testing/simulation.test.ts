@@ -317,6 +317,22 @@ describe('simulate', () => {
     expect(failure.step).toBe(500);
   });
 
+  it('stops a scenario that waits again and again for what is true', async () => {
+    const failure = await failureOf(
+      simulate({ seed: 1, maxSteps: 50 }, async (world) => {
+        const jobs = ['never taken'];
+        let rounds = 0;
+        for (;;) {
+          await world.eventually('there is a job', () => jobs.length > 0, { within: '1s' });
+          // So that this ends where it is not stopped.
+          expect(++rounds).toBeLessThan(1_000);
+        }
+      }),
+    );
+    expect(failure.reason).toBe('limit');
+    expect(failure.message).toContain('has not ended after maxSteps, 50 events');
+  });
+
   it('stops a scenario that never ends by its time', async () => {
     const failure = await failureOf(
       simulate({ maxTime: '1m' }, async (world) => {

@@ -8,7 +8,7 @@ import { type Semaphore, semaphore } from '../coordination/mutex/semaphore.js';
 import { type Clock, callbackTimer } from '../core/clock.js';
 import { StoreError } from '../core/errors.js';
 import type { Store } from '../stores/store.js';
-import type { ConformanceSettings } from './store-bench.js';
+import { type ConformanceSettings, closeAll } from './store-bench.js';
 
 /** The options of the suite, with their defaults. */
 export interface Checked {
@@ -180,7 +180,7 @@ export class Bench {
     if (!holds) throw new Error(`case ${this.law} of locks is broken: ${broken()}`);
   }
 
-  async close(): Promise<void> {
-    for (const store of this.opened) await (store as { close?(): Promise<void> }).close?.();
+  close(): Promise<void> {
+    return closeAll(this.opened);
   }
 }

@@ -12,7 +12,7 @@ import { checkOptions, func, having, integer, number, optional, withDefault } fr
 import type { Store } from '../stores/store.js';
 import { checkLinearizability, History, type LockOperation, type LockResult, lockModel } from './history/index.js';
 import { Bench, longTtlMs, patienceMs, ttlMs } from './mutex-bench.js';
-import type { ConformanceSettings } from './store-bench.js';
+import { type ConformanceSettings, runAndClose } from './store-bench.js';
 import type { ConformanceCase } from './store-conformance.js';
 
 /** Options of {@link mutexConformance}. */
@@ -78,11 +78,7 @@ export function mutexConformance(options: MutexConformanceOptions): ConformanceC
     alone: true,
     async run() {
       const bench = new Bench(law, checked);
-      try {
-        await body(bench);
-      } finally {
-        await bench.close();
-      }
+      await runAndClose(bench, () => body(bench));
     },
   }));
 }

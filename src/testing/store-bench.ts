@@ -70,13 +70,12 @@ export class Bench {
 
   /** Closes one of the stores. False if it cannot be closed. */
   async closes(store: Store): Promise<boolean> {
-    const { close } = store as Partial<ClosableStore>;
-    await close?.call(store);
-    return close !== undefined;
+    await closeAll([store]);
+    return (store as Partial<ClosableStore>).close !== undefined;
   }
 
   async close(): Promise<void> {
-    for (const store of this.opened.splice(0)) await this.closes(store);
+    await closeAll(this.opened.splice(0));
   }
 
   async pass(ms: number): Promise<void> {
@@ -159,6 +158,30 @@ export class Bench {
     this.same(entry && text(entry.value), value, `${what}: the value`);
     if (version !== undefined) this.same(entry?.version, version, `${what}: the version`);
   }
+}
+
+/** Runs a case and then closes its stores. What the case has found comes before what closing says. */
+export async function runAndClose(bench: { close(): Promise<void> }, run: () => Promise<void>): Promise<void> {
+  try {
+    await run();
+  } catch (error) {
+    await bench.close().catch(() => {});
+    throw error;
+  }
+  await bench.close();
+}
+
+/** Closes each of the stores that can be closed; rejects with what the first says that fails. */
+export async function closeAll(stores: Iterable<Store>): Promise<void> {
+  const failures: unknown[] = [];
+  for (const store of stores) {
+    try {
+      await (store as Partial<ClosableStore>).close?.();
+    } catch (error) {
+      failures.push(error);
+    }
+  }
+  if (failures.length > 0) throw failures[0];
 }
 
 export function bytes(value: string): Uint8Array {

@@ -7,7 +7,7 @@
 import { checkOptions, func, integer, number, oneOf, optional, withDefault } from '../core/options.js';
 import type { Store, StoreWriteOptions } from '../stores/store.js';
 import { checkLinearizability } from './history/index.js';
-import { Bench, bytes, type Case, type ConformanceSettings, isSame, minute, show } from './store-bench.js';
+import { Bench, bytes, type Case, type ConformanceSettings, isSame, minute, runAndClose, show } from './store-bench.js';
 import { consumeCases, readManyCases, watchCases } from './store-capabilities.js';
 import { playHistory } from './store-histories.js';
 import { storeModel } from './store-model.js';
@@ -79,13 +79,11 @@ export function storeConformance(options: StoreConformanceOptions): ConformanceC
       alone: body === acrossRestart,
       async run() {
         const bench = new Bench(law, make, entries === 'shared', pass, maxValueBytes);
-        try {
-          await body(bench);
-        } catch (error) {
-          throw bench.brokenBy(error);
-        } finally {
-          await bench.close();
-        }
+        await runAndClose(bench, () =>
+          body(bench).catch((error) => {
+            throw bench.brokenBy(error);
+          }),
+        );
       },
     });
   };

@@ -541,6 +541,35 @@ describe('storeConformance', () => {
     expect(found.find(({ law }) => law === 1)?.message).toContain('across a restart');
   });
 
+  it('closes every store of a case, and tells what it has found even if they cannot be closed', async () => {
+    const clock = virtualClock();
+    const pass = (ms: number) => clock.advance(ms);
+    const opened = new Set<string>();
+    let isSound = false;
+    const make: StoreConformanceOptions['make'] = () => {
+      const sound = memoryStore({ clock });
+      const name = `store ${opened.size}`;
+      opened.add(name);
+      return {
+        ...verbsOf(sound),
+        write: (key, value, options) =>
+          isSound ? sound.write(key, value, options) : Promise.reject(new TypeError('no')),
+        async close() {
+          opened.delete(name);
+          throw new Error(`${name} is open for ever`);
+        },
+      };
+    };
+    const stores = storeConformance({ make, pass, entries: 'shared' });
+    const writers = stores.find(({ name }) => name.includes('many concurrent writers'))!;
+    await expect(writers.run()).rejects.toThrow('law 2 of stores is broken');
+    const [basics] = mutexConformance({ make, clock, pass });
+    await expect(basics!.run()).rejects.toThrow(TypeError);
+    isSound = true;
+    await expect(stores[0]!.run()).rejects.toThrow('store 0 is open for ever');
+    expect(opened).toEqual(new Set());
+  });
+
   it('says which cases must run alone: the one that ends the server, and those that have leases', () => {
     const make = () => memoryStore();
     const restart = async () => {};

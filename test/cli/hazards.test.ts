@@ -38,6 +38,13 @@ describe('hazardsOf', () => {
     expect(codesOf(played({ goodput: 3 }, 'brown-out'), played({ goodput: 0 }, 'dead'))).toEqual([]);
   });
 
+  it('takes little goodput for no hazard where users ask for little', () => {
+    const codes = (goodput: number) =>
+      hazardsOf([played({ goodput })], { ...settings, load: 0.04 }).map(({ code }) => code);
+    expect(codes(20)).toEqual([]);
+    expect(codes(19.9)).toEqual(['goodput-collapse']);
+  });
+
   it('names once what is wrong before any fault', () => {
     const poor = { goodBefore: 80 };
     expect(codesOf(played(poor), played(poor, 'dead'))).toEqual(['refuses-when-well everywhere']);

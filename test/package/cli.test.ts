@@ -115,6 +115,16 @@ describe('holdfast simulate', () => {
     }
   });
 
+  it('finds nothing in the preset either when users are patient, or few', async () => {
+    const patient = await json('sound.ts', '--patience', '20s');
+    expect(patient).toMatchObject({ code: 0, hazards: [] });
+    for (const { report } of patient.scenarios) expect(report.goodBefore).toBeGreaterThan(99);
+    expect((await holdfast(['simulate', 'sound.ts', '--patience', '20s', '--scenario', 'dead'])).stdout).toMatch(
+      /\n {51}\|-{18}\|\n {2}calls {4}\S{40}/,
+    );
+    expect(await json('sound.ts', '--load', '0.04', '--scenario', 'spike')).toMatchObject({ code: 0, hazards: [] });
+  });
+
   it('names what naive retries do, exits 1, and draws a chart of each scenario', async () => {
     const words = ['simulate', 'naive.mjs', '--export', 'calls', '--svg', 'charts'];
     const { code, stdout, stderr } = await holdfast(words);

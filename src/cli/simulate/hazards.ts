@@ -1,4 +1,5 @@
 /** Hazards: behaviour in a scenario by which a service harms itself or its dependency, each with its figures and a possible remedy. */
+import { spikeFactor } from '../../testing/overload/overload.js';
 import { afterSeconds, type NamedScenario, type PlayedScenario, type Settings, scenarios } from './scenarios.js';
 
 /** One hazard. */
@@ -12,7 +13,7 @@ export interface Hazard {
 
 /** Calls per user during the fault. With a budget of a tenth it stays near 1.1; two attempts without a budget make 2. */
 const mostCallsPerRequest = 1.5;
-/** The least goodput in a spike, in percent of the capacity. */
+/** The least goodput in a spike, in percent of the capacity, or of what users ask for if that is less. */
 const leastGoodput = 50;
 /** The least share of users served while nothing is wrong, in percent. */
 const leastGoodBefore = 95;
@@ -62,10 +63,11 @@ function hazardsIn({ name, report, unended, complaint }: PlayedScenario, setting
       `the dependency gets ${callsPerRequest.toFixed(2)} calls per user during the fault, more than ${mostCallsPerRequest}; give retries and hedges a budget: retryBudget()`,
     );
   }
-  if (name === 'spike' && goodput < leastGoodput) {
+  const least = leastGoodput * Math.min(1, spikeFactor * settings.load);
+  if (name === 'spike' && goodput < least) {
     add(
       'goodput-collapse',
-      `only ${percent(goodput)} of the capacity results in good answers during the spike, less than ${leastGoodput} %; limit the calls in flight: adaptiveLimit() or bulkhead()`,
+      `only ${percent(goodput)} of the capacity results in good answers during the spike, less than ${Math.round(least)} %; limit the calls in flight: adaptiveLimit() or bulkhead()`,
     );
   }
   if (recoverySeconds > longestRecoverySeconds) {

@@ -10,7 +10,7 @@ import type { PlatformTimers } from '../../testing/overload/platform.js';
 import {
   type Answer,
   afterSeconds,
-  beforeSeconds,
+  beforeSecondsOf,
   type Complaint,
   type Job,
   type PlayedScenario,
@@ -66,7 +66,7 @@ async function play(job: Job, timers: PlatformTimers): Promise<PlayedScenario> {
       patienceMs: settings.patienceMs,
       scenario: named.scenario,
       disturbanceSeconds: named.disturbanceSeconds,
-      beforeSeconds,
+      beforeSeconds: beforeSecondsOf(settings),
       afterSeconds,
       strategy: (world: unknown) => {
         const calls = pipelineOf(

@@ -18,7 +18,6 @@ export const scenarios: readonly NamedScenario[] = [
   { name: 'dead', fault: 'every call fails at once', scenario: 'down', disturbanceSeconds: 20 },
 ];
 
-export const beforeSeconds = 20;
 export const afterSeconds = 40;
 
 /** The simulated environment of the scenarios. */
@@ -31,6 +30,14 @@ export interface Settings {
   /** Users in normal times, as a share of the capacity. */
   readonly load: number;
   readonly patienceMs: number;
+}
+
+/**
+ * The time before the fault. Whether all is well then is told by users who come after the first quarter, which is a cold start, and whose patience
+ * ends before the fault; they come in 10 s at least.
+ */
+export function beforeSecondsOf({ patienceMs }: Settings): number {
+  return Math.max(20, Math.ceil((10 + patienceMs / 1_000) / 0.75));
 }
 
 /** Calls that the dependency processes at once. */

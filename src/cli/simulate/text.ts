@@ -1,6 +1,6 @@
 /** The printed report of `simulate`: the settings, a table, load and success per second, and the hazards. */
 import type { Hazard } from './hazards.js';
-import { beforeSeconds, type PlayedScenario, type Settings, scenarios, workersOf } from './scenarios.js';
+import { beforeSecondsOf, type PlayedScenario, type Settings, scenarios, workersOf } from './scenarios.js';
 
 const columns: readonly (readonly [string, (one: PlayedScenario) => string])[] = [
   ['scenario', ({ name }) => name],
@@ -50,16 +50,16 @@ function tableOf(rows: readonly (readonly string[])[]): string[] {
 const bars = ' ▁▂▃▄▅▆▇█';
 
 /** One character per second; the marks enclose the fault. */
-function plotOf({ name, seconds }: PlayedScenario, { capacity }: Settings): string[] {
+function plotOf({ name, seconds }: PlayedScenario, settings: Settings): string[] {
   const { fault, disturbanceSeconds } = scenarios.find((one) => one.name === name)!;
-  const most = Math.max(capacity, ...seconds.map(({ calls }) => calls));
+  const most = Math.max(settings.capacity, ...seconds.map(({ calls }) => calls));
   const line = (of: (second: PlayedScenario['seconds'][number]) => number) =>
     seconds.map((second) => bars[Math.ceil(Math.min(1, of(second)) * (bars.length - 1))]).join('');
   const load = line(({ calls }) => calls / most);
   const success = line(({ good, requests }) => (requests === 0 ? 0 : good / requests));
   return [
     `${name}: ${fault} for ${disturbanceSeconds} s`,
-    `  ${' '.repeat(9)}${' '.repeat(beforeSeconds)}|${'-'.repeat(disturbanceSeconds - 2)}|`,
+    `  ${' '.repeat(9)}${' '.repeat(beforeSecondsOf(settings))}|${'-'.repeat(disturbanceSeconds - 2)}|`,
     `  calls    ${load}  up to ${most}/s`,
     `  success  ${success}  up to 100 %`,
   ].map((text) => text.trimEnd());

@@ -76,6 +76,8 @@ export interface Place {
   end(): Promise<unknown>;
 }
 
+/** How many times as many users come in a spike. */
+export const spikeFactor = 10;
 const failsAfterMs = 2;
 const lateByMs = 1_000;
 
@@ -137,7 +139,7 @@ export async function runIn(place: Place, options: PlayOptions): Promise<Run> {
   if (scenario === 'slow') service.slowDown(10);
   if (scenario === 'late') users.lateByMs = lateByMs;
   if (scenario === 'down') users.failing = 1;
-  users.come(scenario === 'spike' ? 10 * usual : usual);
+  users.come(scenario === 'spike' ? spikeFactor * usual : usual);
   const callsBefore = users.calls;
   await place.until(endMs);
   const callsDuring = users.calls - callsBefore;
@@ -324,7 +326,7 @@ function goodShare(requests: readonly UserRequest[]): number {
 }
 
 function recoveryOf(requests: readonly UserRequest[], fromMs: number, toMs: number, usualShare: number): number {
-  if (usualShare === 0) return Number.NaN;
+  if (!(usualShare > 0)) return Number.NaN;
   const after = requests.filter(({ atMs }) => atMs >= fromMs);
   const shareIn = (beginMs: number, lengthMs: number) =>
     goodShare(after.filter(({ atMs }) => atMs >= beginMs && atMs < beginMs + lengthMs));

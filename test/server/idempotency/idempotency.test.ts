@@ -61,6 +61,70 @@ describe('a handler', () => {
   });
 });
 
+describe('an answer whose length is not the one that its head declares', () => {
+  const declared: readonly (readonly [name: string, declare: (response: ServerResponse) => void])[] = [
+    ['set as a header', (response) => void response.setHeader('Content-Length', 6)],
+    ['in a head as an object', (response) => void response.writeHead(201, { 'content-length': '6' })],
+    ['in a head as a list', (response) => void response.writeHead(201, ['CONTENT-LENGTH', '6'] as never)],
+  ];
+  const bodies: readonly (readonly [name: string, answer: (response: ServerResponse) => void])[] = [
+    ['too short', (response) => void response.end('short')],
+    ['empty', (response) => void response.end()],
+    ['too long', (response) => void response.end('too long')],
+    [
+      'too short in pieces',
+      (response) => {
+        response.write('sho');
+        response.end('rt');
+      },
+    ],
+  ];
+  const cases = declared.flatMap(([where, declare]) =>
+    bodies.map(([name, answer]) => ({ name, where, declare, answer })),
+  );
+
+  describe.each([true, false])('with strictContentLength: %s', (strictContentLength) => {
+    it.each(cases)('counts as given, and is not stored: $name, $where', async ({ declare, answer }) => {
+      let effects = 0;
+      const handler = (_request: IncomingMessage, response: ServerResponse) => {
+        effects++;
+        declare(response);
+        answer(response);
+      };
+      const protect = nodeIdempotency({ store: memoryStore(), scope });
+      await listening(createServer({ strictContentLength }, protect(handler)), async (port) => {
+        const { body } = await send(port, request);
+        expect(body.toString()).toSatisfy((text: string) => text.length !== 6);
+        expect(typeOf(await send(port, request))).toBe('result-not-stored');
+      });
+      expect(effects).toBe(1);
+    });
+
+    it.each([
+      ['of the same length', 'POST', 201, 'whole!'],
+      ['to a HEAD', 'HEAD', 200, ''],
+      ['with status 204, which has none', 'POST', 204, ''],
+      ['with status 304, which has none', 'POST', 304, ''],
+    ])('but is if it was read whole: %s', async (_, method, status, text) => {
+      let effects = 0;
+      const handler = (_request: IncomingMessage, response: ServerResponse) => {
+        effects++;
+        response.writeHead(status, { 'content-length': 6 });
+        response.end(text);
+      };
+      const protect = nodeIdempotency({ store: memoryStore(), scope, methods: ['POST', 'HEAD'] });
+      await listening(createServer({ strictContentLength }, protect(handler)), async (port) => {
+        const answers = [await send(port, { ...request, method }), await send(port, { ...request, method })];
+        expect(answers.map((one) => [one.status, one.body.toString()])).toEqual([
+          [status, text],
+          [status, text],
+        ]);
+      });
+      expect(effects).toBe(1);
+    });
+  });
+});
+
 describe('a request that is answered in place of its handler', () => {
   it('by the deadline does not run again in parallel', async () => {
     let effects = 0;

@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { connect, createServer as createHttp2Server } from 'node:http2';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, connect as connectTo } from 'node:net';
 import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { pipeline as streamInto } from 'node:stream/promises';
@@ -58,6 +58,35 @@ describe('a handler', () => {
     const protect = idempotency({ store: memoryStore(), scope });
     await listening(appOf(before, protect, handler), (port) => send(port, request));
     expect(turns).toEqual(['microtask: answered']);
+  });
+});
+
+describe('a request that waits behind another on its connection', () => {
+  it('keeps its key while its handler runs, even if the client has left', async () => {
+    const [begun, free] = [deferred<void>(), deferred<void>()];
+    let effects = 0;
+    const handler = async (incoming: IncomingMessage, response: ServerResponse) => {
+      if (incoming.url === '/slow') return;
+      effects++;
+      begun.resolve();
+      await free.promise;
+      response.end('done');
+    };
+    const protect = nodeIdempotency({ store: memoryStore(), scope });
+    await listening(createServer(protect(handler)), async (port) => {
+      const slow = requestBytes({ path: '/slow' }).toString().replace('Connection: close\r\n', '');
+      const socket = connectTo(port, '127.0.0.1').on('error', () => {});
+      socket.write(slow + requestBytes(request));
+      await begun.promise;
+      const left = once(socket, 'close');
+      socket.destroy();
+      await left;
+      await sleep(50);
+      expect(typeOf(await send(port, request))).toBe('in-progress');
+      free.resolve();
+      await expect.poll(async () => (await send(port, request)).body.toString()).toBe('done');
+    });
+    expect(effects).toBe(1);
   });
 });
 

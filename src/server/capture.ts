@@ -155,6 +155,8 @@ export class ResponseCapture {
     }
     if (Object.hasOwn(response, 'on')) this.recordDrainListeners();
     if (response.destroyed) this.hideClose();
+    // It waits behind another answer on its connection.
+    else if (response.socket === null) closeWithConnection(response);
   }
 
   /** Whether bytes of the answer have been sent, or would have been if the client were still connected. */
@@ -264,6 +266,11 @@ export class ResponseCapture {
     const { response, inner, state, terms } = this;
     if (state === 'done') return Reflect.apply(inner.destroy, response, given as []);
     if (state !== 'open' && state !== 'waiting') return response;
+    // Since version 24 Node destroys an answer that waits for its turn when its connection is lost. The handler goes on, so its key must not become free.
+    if (!this.clientGone && response.socket === null && response.req.socket?.closed) {
+      close(response);
+      return response;
+    }
     this.state = 'breaking';
     const wait = terms.onBroken();
     if (wait === undefined) return this.break(given);
@@ -589,6 +596,37 @@ class SocketWatch implements ProxyHandler<Socket> {
     if (name !== 'destroy') return Reflect.get(socket, name);
     return (...given: unknown[]) => this.capture.breakOff(given);
   }
+}
+
+const queuedKey = Symbol('holdfast.queued');
+
+type QueueingSocket = Socket & { [queuedKey]?: Set<CapturedResponse> };
+
+/**
+ * Closes a response whose turn has not come when its connection is lost: Node 20 closes only the one whose turn it is. One listener per connection, because a
+ * client may send any number of requests in advance.
+ */
+function closeWithConnection(response: CapturedResponse): void {
+  const socket = response.req.socket as QueueingSocket | null;
+  // undici takes the socket from a request whose body it has passed on.
+  if (socket === null) return;
+  if (socket.closed) return close(response);
+  const queued = socket[queuedKey] ?? new Set();
+  if (socket[queuedKey] === undefined) {
+    socket[queuedKey] = queued;
+    socket.once('close', () => {
+      for (const one of queued) close(one);
+    });
+  }
+  queued.add(response);
+  response.once('socket', () => queued.delete(response));
+}
+
+/** As Node does it. */
+function close(response: CapturedResponse): void {
+  setIfOwn(response, 'destroyed', true);
+  setIfOwn(response, '_closed', true);
+  response.emit('close');
 }
 
 function capturedWriteHead(this: CapturedResponse, ...given: unknown[]): unknown {

@@ -196,8 +196,12 @@ function lookOnce(
 
 /** Returns only what looks like a code: the text of an error may contain an address or a password. */
 function codeOf(error: unknown): { readonly output: string } | undefined {
-  const { code } = Object(error) as { readonly code?: unknown };
-  return typeof code === 'string' && /^[A-Z][A-Z0-9_]{1,63}$/.test(code) ? { output: code } : undefined;
+  try {
+    const { code } = Object(error) as { readonly code?: unknown };
+    return typeof code === 'string' && /^[A-Z][A-Z0-9_]{1,63}$/.test(code) ? { output: code } : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 /** The state that a policy may expose. */
@@ -223,24 +227,42 @@ const statusOfCircuit: Readonly<Record<string, Status>> = {
 
 const shown = ['running', 'waiting', 'abandoned', 'limit', 'remaining', 'size'] as const;
 
-function partsOf(subject: HealthPolicy): readonly Stateful[] {
+/** What has a state, and how it is named in the answer. */
+interface Part extends Pick<Detail, 'componentType' | 'componentId'> {
+  readonly policy: Stateful;
+}
+
+function partsOf(subject: HealthPolicy): readonly Part[] {
   const { policies } = subject as { readonly policies?: unknown };
-  const parts: readonly Stateful[] = Array.isArray(policies) ? policies : [subject];
-  return parts.filter((part) => isCircuit(part) || shown.some((field) => typeof part[field] === 'number'));
+  const all: readonly Stateful[] = Array.isArray(policies) ? policies : [subject];
+  return all
+    .filter((policy) => statusOf(policy.state) !== undefined || Object.keys(numbersOf(policy)).length > 0)
+    .map((policy) => ({ policy, componentType: policy.traits?.kind ?? 'policy', componentId: policy.name }));
 }
 
-function detailOf(part: Stateful): Detail {
-  const componentType = part.traits?.kind ?? 'policy';
-  if (isCircuit(part)) {
-    const status = statusOfCircuit[part.state] ?? 'warn';
-    return { componentType, componentId: part.name, status, observedValue: part.state };
+/** A policy that throws when it is looked at is down: its getters may be the user's own. */
+function detailOf({ policy, ...names }: Part): Detail {
+  try {
+    const { state } = policy;
+    const status = statusOf(state);
+    if (status !== undefined) return { ...names, status, observedValue: state };
+    return { ...names, status: 'pass', observedValue: numbersOf(policy) };
+  } catch (error) {
+    return { ...names, status: 'fail', ...codeOf(error) };
   }
-  const numbers = shown.flatMap((field) => (typeof part[field] === 'number' ? [[field, part[field]] as const] : []));
-  return { componentType, componentId: part.name, status: 'pass', observedValue: Object.fromEntries(numbers) };
 }
 
-function isCircuit(part: Stateful): part is Stateful & { readonly state: string } {
-  return typeof part.state === 'string' && Object.hasOwn(statusOfCircuit, part.state);
+function statusOf(state: unknown): Status | undefined {
+  return typeof state === 'string' && Object.hasOwn(statusOfCircuit, state) ? statusOfCircuit[state] : undefined;
+}
+
+function numbersOf(policy: Stateful): Readonly<Record<string, number>> {
+  const numbers: Record<string, number> = {};
+  for (const field of shown) {
+    const value = policy[field];
+    if (typeof value === 'number') numbers[field] = value;
+  }
+  return numbers;
 }
 
 function isWrapped(given: HealthSubject | HealthCheck): given is HealthCheck {

@@ -20,6 +20,7 @@ import {
 } from '../core/options.js';
 import { connectionOf, type PgListener, type PostgresTransaction } from './postgres-drivers.js';
 import { failure, failureOf } from './postgres-failures.js';
+import { transactionField } from './postgres-transactions.js';
 
 /** Options of {@link transactionLock}. */
 export interface TransactionLockOptions {
@@ -92,11 +93,7 @@ export async function transactionLock(
   options: TransactionLockOptions = {},
 ): Promise<void> {
   const name = 'transactionLock';
-  const allowed = 'a client of pg after its BEGIN, or what postgres.js gives to sql.begin';
-  checkArgument(name, 'transaction', transaction, {
-    allowed,
-    parse: (value: unknown) => (isTransaction(value) ? value : undefined),
-  });
+  checkArgument(name, 'transaction', transaction, transactionField);
   const lock = numberOf(checkArgument(name, 'key', key, keyField));
   const { wait } = checkOptions(name, options, { wait: waitField });
   const ask = firstRowOf(transaction);
@@ -119,7 +116,7 @@ export async function transactionLock(
       throw unavailable(name, key, wait, error);
     }
   }
-  if (isInside !== 'yes') throw impossibleOption(name, 'transaction', transaction, allowed);
+  if (isInside !== 'yes') throw impossibleOption(name, 'transaction', transaction, transactionField.allowed);
   if (isLocked !== 'true') throw unavailable(name, key, wait);
 }
 
@@ -379,15 +376,6 @@ function firstRowOf(transaction: PostgresTransaction): Ask {
 function numberOf(key: string): string {
   const { createHash } = globalThis.process.getBuiltinModule('node:crypto');
   return `'${createHash('sha256').update(key).digest().readBigInt64BE()}'::bigint`;
-}
-
-/** On anything that merely resembles a transaction, a write would be committed at once, whatever became of the transaction. */
-export function isTransaction(value: unknown): value is PostgresTransaction {
-  if (typeof value === 'function') return 'unsafe' in value && 'savepoint' in value;
-  const { query, connect, totalCount, getTransactionStatus } = (value ?? {}) as Readonly<Record<string, unknown>>;
-  if (typeof query !== 'function' || typeof connect !== 'function' || totalCount !== undefined) return false;
-  // 'I' is the server's state for idle. Older versions of pg do not report it.
-  return typeof getTransactionStatus !== 'function' || getTransactionStatus.call(value) !== 'I';
 }
 
 function codeOf(error: unknown): unknown {

@@ -36,8 +36,8 @@ import {
   type Value,
 } from './postgres-drivers.js';
 import { failure, failureOf, lost } from './postgres-failures.js';
-import { isTransaction } from './postgres-locks.js';
 import { functionsOf, postgresMigrations, tableField } from './postgres-schema.js';
+import { transactionField } from './postgres-transactions.js';
 import { PostgresWatches } from './postgres-watches.js';
 import type {
   ClosableStore,
@@ -339,12 +339,7 @@ class PooledStore extends Verbs implements PostgresStore {
   }
 
   private within(transaction: unknown): StoreView {
-    const connection = connectionOf(
-      checkArgument('within', 'transaction', transaction, {
-        allowed: 'a client of pg on which BEGIN was run, or what sql.begin of postgres.js gives',
-        parse: (value: unknown) => (isTransaction(value) ? value : undefined),
-      }),
-    );
+    const connection = connectionOf(checkArgument('within', 'transaction', transaction, transactionField));
     const run: Run = async (operation, sql, values, signal) => {
       signal?.throwIfAborted();
       try {

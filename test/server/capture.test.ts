@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, connect } from 'node:net';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -272,6 +272,104 @@ describe('captureAnswer', () => {
       await expect.poll(() => seen.answer?.body?.byteLength).toBe(parts.bytes);
     });
     expect(turns).toBeGreaterThan(20);
+  });
+
+  describe('of a request that waits behind another on its connection', () => {
+    const first = requestBytes({}).toString().replace('Connection: close\r\n', '');
+    /** The handlers: `/` is the request in front, `/behind` the ones that wait. */
+    function inLine(seen: Observed, front: Listener, behind: Listener): Listener {
+      return (request, response) => {
+        if (request.url !== '/behind') return front(request, response);
+        return captured(behind, seen)(request, response);
+      };
+    }
+
+    it.each([
+      ['pipe', (response: ServerResponse) => void Readable.from(parts()).pipe(response)],
+      ['pipeline', (response: ServerResponse) => void pipeline(Readable.from(parts()), response).catch(() => {})],
+      [
+        'writes that wait for drain',
+        async (response: ServerResponse) => {
+          for await (const part of parts()) if (!response.write(part)) await once(response, 'drain');
+          response.end();
+        },
+      ],
+      [
+        'an end in the background',
+        async (response: ServerResponse) => {
+          await new Promise((resolve) => response.req.socket.once('close', resolve));
+          response.end('x'.repeat(parts.bytes));
+        },
+      ],
+    ])('has the complete answer of %s if the client disconnects meanwhile', async (_name, answer) => {
+      const seen = observed();
+      const begun = deferred<void>();
+      const closes: string[] = [];
+      const listener = inLine(
+        seen,
+        () => {},
+        (_request, response) => {
+          response.on('close', () => closes.push(`close, destroyed ${response.destroyed}`));
+          void answer(response);
+          begun.resolve();
+        },
+      );
+      await withServer(listener, async (port) => {
+        const socket = connect(port, '127.0.0.1').on('error', () => {});
+        socket.write(first + requestBytes({ path: '/behind' }));
+        await begun.promise;
+        socket.destroy();
+        await expect.poll(() => seen.answer?.body?.byteLength).toBe(parts.bytes);
+        await expect.poll(() => closes).toEqual(['close, destroyed true']);
+      });
+      expect([seen.gone, seen.broken]).toEqual([1, 0]);
+    });
+
+    it('has it even if the client had left before it was recorded', async () => {
+      const seen = observed();
+      const listener: Listener = (request, response) => {
+        if (request.url !== '/behind') return;
+        const answer = captured((_request, response) => void Readable.from(parts()).pipe(response), seen);
+        request.socket.once('close', () => setImmediate(() => answer(request, response)));
+      };
+      await withServer(listener, async (port) => {
+        const bytes = Buffer.from(first + requestBytes({ path: '/behind' }));
+        await sendAndLeave(port, bytes, { afterSent: bytes.byteLength });
+        await expect.poll(() => seen.answer?.body?.byteLength).toBe(parts.bytes);
+      });
+    });
+
+    it('sends it in its turn, and leaves nothing behind on the connection', async () => {
+      const warnings: Error[] = [];
+      const warn = (warning: Error) => void warnings.push(warning);
+      process.on('warning', warn);
+      const seen = observed();
+      const free = deferred<void>();
+      let behind = 0;
+      let listeners: number | undefined;
+      const listener = inLine(
+        seen,
+        async (_request, response) => {
+          await free.promise;
+          response.end('first');
+        },
+        (request, response) => {
+          if (++behind === 20) free.resolve();
+          response.once('finish', () => {
+            listeners = request.socket.listenerCount('close');
+          });
+          Readable.from(['behind']).pipe(response);
+        },
+      );
+      const waiting = requestBytes({ path: '/behind' }).toString();
+      const bytes = await withServer(listener, (port) =>
+        exchange(port, Buffer.from(first + waiting.replace('Connection: close\r\n', '').repeat(19) + waiting)),
+      );
+      process.off('warning', warn);
+      expect(bytes.toString().match(/first|behind/g)).toHaveLength(21);
+      expect([seen.gone, seen.broken, warnings]).toEqual([0, 0, []]);
+      expect(listeners).toBeLessThan(5);
+    });
   });
 
   it('has the complete answer of a pipe that starts after the client disconnected with bytes unread', async () => {

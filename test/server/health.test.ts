@@ -8,6 +8,7 @@ import { health as expressHealth } from '../../src/server/express.js';
 import { health as fastifyHealth } from '../../src/server/fastify.js';
 import { HealthEngine, type HealthOptions } from '../../src/server/health.js';
 import { virtualClock } from '../../src/testing/index.js';
+import { forbidUnhandledRejections } from '../support/unhandled-rejections.ts';
 import { running } from './support.js';
 
 const closers: (() => Promise<unknown>)[] = [];
@@ -79,6 +80,15 @@ describe.each(frameworks)('health of holdfast/$name', ({ serve }) => {
     expect((await fetch(`${url}/internal/health/other`)).status).toBe(404);
   });
 
+  it('answers 503 while a critical subject throws', async () => {
+    const link = { name: 'link', state: 'closed' };
+    const url = await serve({ checks: { link: { check: link, critical: true } } });
+    Object.defineProperty(link, 'state', { get: () => thrown('EBROKEN') });
+    const answers = [await fetch(`${url}/health`), await fetch(`${url}/health`)];
+    for (const answer of answers)
+      expect([answer.status, await answer.text()]).toEqual([503, expect.not.stringContaining('hunter2')]);
+  });
+
   it('refuses invalid options when the server is built', async () => {
     await expect(serve({ check: {} } as never)).rejects.toThrow(
       /health: unknown option "check", did you mean "checks"/,
@@ -86,7 +96,20 @@ describe.each(frameworks)('health of holdfast/$name', ({ serve }) => {
   });
 });
 
+/** Throws an error with this code; without one, an error whose code cannot even be read. */
+function thrown(code: string | undefined): never {
+  const error = new Error('hunter2');
+  if (code !== undefined) throw Object.assign(error, { code });
+  throw Object.defineProperty(error, 'code', {
+    get() {
+      throw error;
+    },
+  });
+}
+
 describe('readiness', () => {
+  forbidUnhandledRejections();
+
   it('is "warn" and 200 while only non-critical checks are down', async () => {
     const checks = { payments: openBreaker('payments'), mail: () => Promise.reject(new Error('down')) };
     expect(await readyOf({ checks })).toMatchObject({ code: 200, status: 'warn' });
@@ -150,6 +173,44 @@ describe('readiness', () => {
     ]);
     expect(answer.checks.odd).toEqual([{ componentType: 'component', status: 'fail', critical: false }]);
     expect(JSON.stringify(answer)).not.toContain('hunter2');
+  });
+
+  it.each([
+    ['an error with a code', 'ECONNREFUSED', { output: 'ECONNREFUSED' }],
+    ['an error whose code cannot be read', undefined, {}],
+  ])('is 503 while a critical subject throws %s, and goes on afterwards', async (_, code, output) => {
+    const clock = virtualClock();
+    let isBroken = false;
+    const link = {
+      name: 'link',
+      get state() {
+        return isBroken ? thrown(code) : 'closed';
+      },
+    };
+    const checks = { link: { check: link, critical: true }, payments: openBreaker('payments') };
+    const engine = engineOf({ checks, maxAge: '1s', clock });
+    isBroken = true;
+    const down = await engine.ready();
+    expect(down.status).toBe(503);
+    expect(JSON.parse(down.body).checks).toEqual({
+      link: [{ componentType: 'policy', componentId: 'link', status: 'fail', ...output, critical: true }],
+      payments: [expect.objectContaining({ componentId: 'payments', observedValue: 'isolated' })],
+    });
+    isBroken = false;
+    await clock.advance('1s');
+    expect((await engine.ready()).status).toBe(200);
+  });
+
+  it('shows the other policies of a pipeline of which one throws', async () => {
+    const own = { name: 'own', state: 'closed' };
+    const engine = engineOf({
+      checks: { calls: { name: 'calls', policies: [own, openBreaker('payments')] } as never },
+    });
+    Object.defineProperty(own, 'state', { get: () => thrown('EBROKEN') });
+    expect(JSON.parse((await engine.ready()).body).checks.calls).toMatchObject([
+      { componentId: 'own', status: 'fail', output: 'EBROKEN' },
+      { componentId: 'payments', status: 'fail', observedValue: 'isolated' },
+    ]);
   });
 
   it('gives a check its time, then aborts it, and does not start it again while it hangs', async () => {

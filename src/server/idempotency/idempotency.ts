@@ -34,6 +34,7 @@ import {
 import { type Answer, type CaptureTerms, captureAnswer, type ResponseCapture, type StoredAnswer } from '../capture.js';
 import { findLateEnd, type LateEnd } from '../late-end.js';
 import type { Problem } from '../problem.js';
+import type { Header } from '../response-head.js';
 import { shortened } from '../shortened.js';
 import { decodeAnswer, encodeAnswer } from './answer.js';
 import { defaultMethods, isKeptStatus, keptHeaders, parseKey, problemOf, type Refusal } from './protocol.js';
@@ -301,10 +302,6 @@ function giveBack(begun: Begun): undefined {
   void begun.handle.abandon();
 }
 
-function isWhole(answer: Answer): answer is StoredAnswer {
-  return answer.body !== undefined;
-}
-
 type Known = Uint8Array | 'too-large' | undefined;
 
 /** An answer that is being recorded. */
@@ -313,11 +310,12 @@ export type Answering = Pick<ResponseCapture, 'hasBegun' | 'stop'>;
 /** Stores the answer of one attempt. */
 export class AnswerKeeper implements CaptureTerms {
   readonly maxBodyBytes: number;
-  readonly keepHeaders = keptHeaders;
   private readonly handle: AdapterHandle;
   private readonly keep: (status: number) => boolean;
   private readonly clock: Clock;
   private response: ServerResponse | undefined = undefined;
+  /** The length of the body that the head has declared. */
+  private declaredBytes: number | undefined = undefined;
   private answering: Answering | undefined = undefined;
   private exchange: Pick<IdempotencyExchange<unknown>, 'isTimedOut'> | undefined = undefined;
   private patience: Timer | undefined = undefined;
@@ -341,6 +339,11 @@ export class AnswerKeeper implements CaptureTerms {
     this.answering = answering;
   }
 
+  keepHeaders(headers: readonly Header[]): string[] {
+    this.declaredBytes = declaredBytesOf(headers);
+    return keptHeaders(headers);
+  }
+
   /** The promise resolves when the answer may be sent, and never rejects; without a promise it may be sent at once. */
   onAnswer(answer: Answer): Promise<unknown> | undefined {
     this.endPatience();
@@ -353,7 +356,7 @@ export class AnswerKeeper implements CaptureTerms {
     // After a timeout a handler may also answer by itself: connect-timeout can be told to leave that to it.
     const isInPlace = answer.status >= 500 && this.isReplaced;
     if (isInPlace || !this.isKept(answer.status)) return this.giveUp();
-    if (!isWhole(answer)) return handle.complete(undefined);
+    if (!this.isWhole(answer)) return handle.complete(undefined);
     if (answer.body.byteLength > largeBytes) return nextTurn().then(() => handle.complete(encodeAnswer(answer)));
     return handle.complete(encodeAnswer(answer));
   }
@@ -382,6 +385,15 @@ export class AnswerKeeper implements CaptureTerms {
 
   private endPatience(): void {
     if (this.patience !== undefined) this.clock.cancel(this.patience);
+  }
+
+  /** Whether there is all that the client gets. It never gets the whole of a body whose head has declared another length, and must not later take it for that. */
+  private isWhole(answer: Answer): answer is StoredAnswer {
+    const { status, body } = answer;
+    const { declaredBytes } = this;
+    if (body === undefined || declaredBytes === undefined || body.byteLength === declaredBytes)
+      return body !== undefined;
+    return status === 204 || status === 304 || this.response?.req.method === 'HEAD';
   }
 
   private isKept(status: number): boolean {
@@ -423,6 +435,14 @@ export class AnswerKeeper implements CaptureTerms {
       void (decision === 'release' ? handle.abandon() : handle.complete(undefined));
     });
   }
+}
+
+function declaredBytesOf(headers: readonly Header[]): number | undefined {
+  for (const [name, value] of headers) {
+    // Most names have another length.
+    if (name.length === 14 && name.toLowerCase() === 'content-length') return Number(value);
+  }
+  return undefined;
 }
 
 function printed<Request>(

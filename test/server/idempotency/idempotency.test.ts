@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { connect, createServer as createHttp2Server } from 'node:http2';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, connect as connectTo } from 'node:net';
 import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { pipeline as streamInto } from 'node:stream/promises';
@@ -58,6 +58,101 @@ describe('a handler', () => {
     const protect = idempotency({ store: memoryStore(), scope });
     await listening(appOf(before, protect, handler), (port) => send(port, request));
     expect(turns).toEqual(['microtask: answered']);
+  });
+});
+
+describe('a request that waits behind another on its connection', () => {
+  it('keeps its key while its handler runs, even if the client has left', async () => {
+    const [begun, free] = [deferred<void>(), deferred<void>()];
+    let effects = 0;
+    const handler = async (incoming: IncomingMessage, response: ServerResponse) => {
+      if (incoming.url === '/slow') return;
+      effects++;
+      begun.resolve();
+      await free.promise;
+      response.end('done');
+    };
+    const protect = nodeIdempotency({ store: memoryStore(), scope });
+    await listening(createServer(protect(handler)), async (port) => {
+      const slow = requestBytes({ path: '/slow' }).toString().replace('Connection: close\r\n', '');
+      const socket = connectTo(port, '127.0.0.1').on('error', () => {});
+      socket.write(slow + requestBytes(request));
+      await begun.promise;
+      const left = once(socket, 'close');
+      socket.destroy();
+      await left;
+      await sleep(50);
+      expect(typeOf(await send(port, request))).toBe('in-progress');
+      free.resolve();
+      await expect.poll(async () => (await send(port, request)).body.toString()).toBe('done');
+    });
+    expect(effects).toBe(1);
+  });
+});
+
+describe('an answer whose length is not the one that its head declares', () => {
+  const declared: readonly (readonly [name: string, declare: (response: ServerResponse) => void])[] = [
+    ['set as a header', (response) => void response.setHeader('Content-Length', 6)],
+    ['in a head as an object', (response) => void response.writeHead(201, { 'content-length': '6' })],
+    ['in a head as a list', (response) => void response.writeHead(201, ['CONTENT-LENGTH', '6'] as never)],
+  ];
+  const bodies: readonly (readonly [name: string, answer: (response: ServerResponse) => void])[] = [
+    ['too short', (response) => void response.end('short')],
+    ['empty', (response) => void response.end()],
+    ['too long', (response) => void response.end('too long')],
+    [
+      'too short in pieces',
+      (response) => {
+        response.write('sho');
+        response.end('rt');
+      },
+    ],
+  ];
+  const cases = declared.flatMap(([where, declare]) =>
+    bodies.map(([name, answer]) => ({ name, where, declare, answer })),
+  );
+
+  describe.each([true, false])('with strictContentLength: %s', (strictContentLength) => {
+    it.each(cases)('counts as given, and is not stored: $name, $where', async ({ declare, answer }) => {
+      let effects = 0;
+      const handler = (_request: IncomingMessage, response: ServerResponse) => {
+        effects++;
+        response.strictContentLength = strictContentLength;
+        declare(response);
+        answer(response);
+      };
+      const protect = nodeIdempotency({ store: memoryStore(), scope });
+      await listening(createServer(protect(handler)), async (port) => {
+        const { body } = await send(port, request);
+        expect(body.toString()).toSatisfy((text: string) => text.length !== 6);
+        expect(typeOf(await send(port, request))).toBe('result-not-stored');
+      });
+      expect(effects).toBe(1);
+    });
+
+    it.each([
+      ['of the same length', 'POST', 201, 'whole!'],
+      ['to a HEAD', 'HEAD', 200, ''],
+      ['with status 204, which has none', 'POST', 204, ''],
+      ['with status 304, which has none', 'POST', 304, ''],
+    ])('but is if it was read whole: %s', async (_, method, status, text) => {
+      let effects = 0;
+      const handler = (_request: IncomingMessage, response: ServerResponse) => {
+        effects++;
+        response.strictContentLength = strictContentLength;
+        response.writeHead(status, { 'content-length': 6 });
+        response.end(text);
+      };
+      const protect = nodeIdempotency({ store: memoryStore(), scope, methods: ['POST', 'HEAD'] });
+      await listening(createServer(protect(handler)), async (port) => {
+        const answers = [await send(port, { ...request, method }), await send(port, { ...request, method })];
+        expect(answers.map((one) => [one.status, one.body.toString()])).toEqual([
+          [status, text],
+          [status, text],
+        ]);
+      });
+      expect(effects).toBe(1);
+    });
   });
 });
 

@@ -3,9 +3,9 @@
  * of it.
  *
  * Promise: nothing is delayed until responses ask for it. While others are served, a refusal stops nobody but the request that was refused. A pause
- * never lasts longer than `maxPause`, whatever a header says. The latest statement about the quota counts, so one wrong response cannot block for
- * ever. Waiters are served in order, and none starts so late that its deadline would end it: in a lasting overload all would, and none would succeed.
- * There is no timer without a waiter.
+ * never lasts longer than `maxPause`, whatever a header says. The latest statement about the quota counts while it can still be true, so one wrong
+ * response cannot block for ever. Waiters are served in order, and none starts so late that its deadline would end it: in a lasting overload all
+ * would, and none would succeed. There is no timer without a waiter.
  * After: RFC 9110, 10.2.3 (Retry-After); draft-ietf-httpapi-ratelimit-headers.
  */
 import type { Call } from '../core/call.js';
@@ -54,6 +54,8 @@ interface Left {
   /** Requests that may start in total. */
   remaining: number;
   readonly resetsAtMs: number;
+  /** The number of the request that was answered with this. */
+  readonly number: number;
   /** When this information becomes too old to use. */
   readonly untilMs: number;
 }
@@ -65,6 +67,8 @@ const runKept = 0.99;
 
 /** The share of a quota that is granted without delay. The rest is spread over the time until the reset, or that which a request may wait. */
 const spreadShare = 0.5;
+/** A reset is counted from the start of the request, or up to this share of itself later: when within the request the service counted is not known. */
+const resetTolerance = 0.1;
 
 export class Pacer implements Guard, WaitingRoom {
   readonly name: string;
@@ -77,6 +81,8 @@ export class Pacer implements Guard, WaitingRoom {
   private lastRemaining = 0;
   private fullQuota = 0;
   private running = 0;
+  /** Requests made so far. */
+  private starts = 0;
   /** Requests refused since the last one that was served. */
   private refusals = 0;
   /** About the most refusals between two served requests lately. */
@@ -133,15 +139,18 @@ export class Pacer implements Guard, WaitingRoom {
   }
 
   /** A request has ended, or was not made after all. */
-  ended(outcome: Outcome | undefined, startedMs: number, { clock, aborted }: Call): void {
+  ended(outcome: Outcome | undefined, { startedMs, number, call: { clock, aborted } }: PacerPermit): void {
     this.running--;
     if (outcome !== undefined || aborted) this.noteEnd(clock);
     const head = outcome === undefined ? undefined : headOf(outcome);
     this.learnDuration(outcome, head?.status, startedMs, clock);
-    if (outcome === undefined && this.left !== undefined) {
+    if (outcome === undefined) {
       // It was refused further inside, or its caller left. If the service counted it anyway, the next response says so.
-      this.left.free++;
-      this.left.remaining++;
+      this.starts--;
+      if (this.left !== undefined) {
+        this.left.free++;
+        this.left.remaining++;
+      }
     }
     if (outcome !== undefined && head !== undefined) {
       const nowMs = clock.now();
@@ -152,7 +161,7 @@ export class Pacer implements Guard, WaitingRoom {
         if (typeof hint === 'number') this.noteRefusal(hint, nowMs);
       } else if (status < 500) this.noteServed(nowMs);
       const quota = quotaOf(headers, wallNowMs);
-      if (quota !== undefined) this.learn(quota, nowMs);
+      if (quota !== undefined) this.learn(quota, startedMs, number, nowMs);
     }
     this.due();
   }
@@ -217,26 +226,36 @@ export class Pacer implements Guard, WaitingRoom {
     this.pause = { fromMs, intervalMs, unended: 0, untilMs: fromMs + 10 * intervalMs, isByRefusals };
   }
 
-  private learn({ remaining, resetMs, limit }: Quota, nowMs: number): void {
-    if (remaining === 0) this.pauseFor(resetMs, nowMs, false);
+  /** @param number - That of the request that was answered with this quota. */
+  private learn(stated: Quota, startedMs: number, number: number, nowMs: number): void {
+    const { remaining, limit } = stated;
     // If the limit is not stated, the remaining quota when it last grew stands for it.
     if (remaining > this.lastRemaining) this.fullQuota = remaining;
     this.lastRemaining = remaining;
     const quota = limit ?? this.fullQuota;
-    // The response may or may not count the requests still in flight. They are assumed not to be counted.
-    const left = Math.max(0, remaining - this.running);
+    // The service may have counted when the request began: those that have started since are assumed not to be counted.
+    const left = Math.max(0, remaining - (this.starts - number));
+    const isUsedUp = this.pause?.isByRefusals === false && nowMs < this.pause.fromMs;
+    const isOlder = this.left !== undefined && number < this.left.number && nowMs < this.left.untilMs;
+    // After a long answer the quota may have been renewed, or a later request may have been answered before.
+    const ageMs = stated.isInstant ? 0 : nowMs - startedMs;
+    if (ageMs >= stated.resetMs || (isOlder && !(isUsedUp && left > 0))) return;
+    const resetMs = stated.resetMs - Math.max(0, ageMs - stated.resetMs * resetTolerance);
+    if (remaining === 0) this.pauseFor(resetMs, nowMs, false);
     // The other response was about another quota, such as that of another user, or the quota has been renewed.
     if (left > 0 && this.pause?.isByRefusals === false) this.endPause(this.pause, nowMs);
     this.left = {
       free: Math.max(0, left - quota * spreadShare),
       remaining: left,
       resetsAtMs: nowMs + resetMs,
+      number,
       untilMs: nowMs + Math.min(resetMs, this.plan.maxPauseMs),
     };
   }
 
   private start(nowMs: number, call: Call): Permit {
     this.running++;
+    this.starts++;
     this.lastStartMs = nowMs;
     const { left, pause } = this;
     if (pause !== undefined) pause.unended++;
@@ -244,7 +263,7 @@ export class Pacer implements Guard, WaitingRoom {
       left.free--;
       left.remaining--;
     }
-    return new PacerPermit(this, nowMs, call);
+    return new PacerPermit(this, this.starts, nowMs, call);
   }
 
   /** The earliest instant at which a request may start that has waited since then. */
@@ -299,21 +318,24 @@ function returnMs({ intervalMs }: Pause, requests: number): number {
 }
 
 class PacerPermit implements Permit {
+  /** The number of its request. */
+  readonly number: number;
+  readonly startedMs: number;
+  readonly call: Call;
   private readonly pacer: Pacer;
-  private readonly startedMs: number;
-  private readonly call: Call;
 
-  constructor(pacer: Pacer, startedMs: number, call: Call) {
+  constructor(pacer: Pacer, number: number, startedMs: number, call: Call) {
     this.pacer = pacer;
+    this.number = number;
     this.startedMs = startedMs;
     this.call = call;
   }
 
   settle(outcome: Outcome): void {
-    this.pacer.ended(outcome, this.startedMs, this.call);
+    this.pacer.ended(outcome, this);
   }
 
   release(): void {
-    this.pacer.ended(undefined, this.startedMs, this.call);
+    this.pacer.ended(undefined, this);
   }
 }

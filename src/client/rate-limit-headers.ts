@@ -32,7 +32,7 @@
  * 9651, and the `X-RateLimit-` and `X-Rate-Limit-` headers in common use.
  */
 import { parseDictionary, parseList } from 'structured-headers';
-import { headerOf, msUntilReset, serverNowMs } from '../policies/retry/retry-after.js';
+import { headerOf, isInstant, msUntilReset, serverNowMs } from '../policies/retry/retry-after.js';
 
 /** What is left of a quota. */
 export interface Quota {
@@ -42,6 +42,8 @@ export interface Quota {
   readonly resetMs: number;
   /** Requests that a full quota allows, if stated. */
   readonly limit: number | undefined;
+  /** Whether the reset was given as an instant, so that it does not matter how old the statement is. */
+  readonly isInstant?: boolean;
 }
 
 const longestHeader = 1_000;
@@ -92,7 +94,8 @@ function singleQuota(headers: object, prefix: string, wallNowMs: number): Quota 
   const reset = number(`${prefix}-reset`);
   if (Number.isNaN(reset)) return undefined;
   const nowMs = serverNowMs((name) => headerOf(headers, name), wallNowMs);
-  return quotaFrom(number(`${prefix}-remaining`), msUntilReset(reset, nowMs), number(`${prefix}-limit`));
+  const quota = quotaFrom(number(`${prefix}-remaining`), msUntilReset(reset, nowMs), number(`${prefix}-limit`));
+  return quota !== undefined && isInstant(reset) ? { ...quota, isInstant: true } : quota;
 }
 
 /** Undefined for anything but a number. */

@@ -58,6 +58,7 @@ class Aftermath {
   callerListener: (() => void) | undefined = undefined;
   /** Operations below the call that are still running although nobody waits for them. */
   abandonedWork = 0;
+  receiveLate: ((value: unknown) => void) | undefined = undefined;
   whenIdle: (() => void)[] = [];
 }
 
@@ -314,6 +315,18 @@ export class Call {
       state.whenIdle = [];
       for (const then of waiting) then();
     }
+  }
+
+  /** @internal Names who receives the values that work below this call returns when nobody waits for it any more. */
+  receiveLateValues(receive: (value: unknown) => void): void {
+    this.state().receiveLate = receive;
+  }
+
+  /** @internal Passes on a value that nobody waits for to the nearest receiver, if there is one. */
+  passOnLate(value: unknown): void {
+    const receive = this.aftermath?.receiveLate;
+    if (receive === undefined) this.parent?.passOnLate(value);
+    else receive(value);
   }
 
   /**

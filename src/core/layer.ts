@@ -365,6 +365,14 @@ class LayerRun implements Timer, Dependent {
       this.tellEnd(0, outerCount, outcome);
     } else this.scope.endAbandonedWork();
     this.tellEnd(outerCount, this.permitCount, outcome);
+    this.passOnLate(this.abandoned === 'call' ? 0 : outerCount, this.permitCount, outcome);
+  }
+
+  /** Gives a value that nobody waits for to a strategy around this layer, unless one of the permits has a use for it. */
+  private passOnLate(from: number, to: number, late: Outcome): void {
+    if (!late.ok) return;
+    for (let index = from; index < to; index++) if (this.permitAt(index).takesLateValues) return;
+    this.call.passOnLate(late.value);
   }
 
   /**
@@ -393,8 +401,10 @@ class LayerRun implements Timer, Dependent {
   /** All attempts have ended. */
   private allEnded(outcome: Outcome): void {
     if (this.phase !== 'over') return this.finish(outcome);
+    const { outerCount } = this.plan;
     this.call.endAbandonedWork();
-    this.tellEnd(0, this.plan.outerCount, outcome);
+    this.tellEnd(0, outerCount, outcome);
+    this.passOnLate(0, outerCount, outcome);
   }
 
   private finish(outcome: Outcome): void {

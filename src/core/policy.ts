@@ -72,6 +72,8 @@ export interface Permit {
   readonly endsAfterMs?: number;
   /** The error with which it gives up. Called once, then. Default: a `TimeoutError`. */
   endReason?(): unknown;
+  /** @internal Whether `ended` passes a late value on, so that no strategy outside receives it as well. */
+  readonly takesLateValues?: boolean;
   /** The call ended with this outcome; the guard learns from it. */
   settle(outcome: Outcome): void;
   /** The call ended without telling anything about the service: its caller aborted it, or a policy inside refused it. */

@@ -58,7 +58,8 @@ export interface HedgeOptions extends CommonOptions {
   /**
    * Receives each value that the caller does not get, because another copy has won or the call has ended, so that you can
    * close it: `(response) => response.body?.cancel()`. It also receives a value on which `handles` threw, its own or that of a
-   * guard inside, but not what comes after the abort of a copy from within such a guard. An exception in it is contained.
+   * guard inside. The `onLateResult` of a timeout inside takes precedence for what an operation returns after the end of its copy.
+   * An exception in it is contained.
    */
   readonly onDiscard?: ((value: unknown) => void) | undefined;
 }
@@ -178,6 +179,8 @@ class HedgeRun<T> extends Timer implements Dependent {
   /** The caller's async context, for the copies. */
   private readonly context: AsyncContext = keepAsyncContext();
   private errors: unknown[] | undefined = undefined;
+  /** What the caller got. */
+  private answer: Outcome<T> | undefined = undefined;
   /** The outcome of the call if no copy succeeds: the last failure, or a refusal if nothing was ever started. */
   private failure: Outcome<T> | undefined = undefined;
   private resolve!: (value: T) => void;
@@ -241,6 +244,7 @@ class HedgeRun<T> extends Timer implements Dependent {
     const { call } = this;
     const child = call.child({ attempt: call.attempt + this.sent });
     const copy = this.sent++;
+    if (this.plan.onDiscard !== undefined) child.receiveLateValues((value) => this.discard({ ok: true, value }));
     child.isCopy = call.isCopy || this.running.length > 0;
     this.running.push(child);
     this.arm(nowMs);
@@ -336,6 +340,7 @@ class HedgeRun<T> extends Timer implements Dependent {
     this.failure = undefined;
     // Not one of our errors: guards inside treat it as an abort by a caller that already has its result.
     this.close(this.running.length === 0 ? undefined : new DOMException('Another copy ended the call', 'AbortError'));
+    this.answer = outcome;
     if (outcome !== failure) this.discard(failure);
     if (outcome.ok) this.resolve(outcome.value);
     else this.reject(outcome.error);
@@ -370,7 +375,10 @@ class HedgeRun<T> extends Timer implements Dependent {
     if (events.heard) events.emit({ type: 'hedge-skipped', name, reason });
   }
 
-  private discard(outcome: Outcome<T> | undefined): void {
-    if (outcome !== undefined) discard(this.plan, outcome);
+  private discard(outcome: Outcome | undefined): void {
+    const { answer, plan } = this;
+    // Copies that join one execution return the same value, and the caller must not find it closed.
+    const isShared = outcome?.ok && answer?.ok && outcome.value === answer.value;
+    if (outcome !== undefined && !isShared) discard(plan, outcome);
   }
 }

@@ -144,6 +144,8 @@ class EndingPermit implements Permit {
 }
 
 class LateResultPermit extends EndingPermit {
+  readonly takesLateValues = true;
+
   ended(late?: Outcome): void {
     const { events, onLateResult } = this.ending;
     if (late?.ok) events.contain('onLateResult', () => onLateResult!(late.value));

@@ -503,13 +503,14 @@ describe('Pacer', () => {
 
   it('refuses no request that would start when a quota expires, however many wait for it', async () => {
     const { clock, send, sendSlowly, startsMs } = paced();
+    void sendSlowly(quota(1, 5, 10), 1);
+    // The one request that may be left counts as this one, which is on its way.
     void sendSlowly({ status: 200, headers: {} }, 20_000);
-    // The one request that may be left counts as the one that is on its way.
-    await send(quota(1, 5, 10));
+    await clock.advance(1);
     const all = Array.from({ length: 100 }, () => send());
     await clock.runAll();
     expect((await Promise.all(all)).every(({ ok }) => ok)).toBe(true);
-    expect([startsMs[1], startsMs.at(-1)]).toEqual([5_000, 5_000]);
+    expect([startsMs[0], startsMs.at(-1)]).toEqual([5_000, 5_001]);
   });
 
   it.each<[string, readonly Answer[], number]>([
@@ -526,15 +527,19 @@ describe('Pacer', () => {
     await clock.runAll();
   });
 
-  it('assumes that requests in flight are not yet counted, and returns the share of one that was not made', async () => {
-    const { clock, send, sendSlowly, startsMs } = paced();
-    const slow = sendSlowly({ status: 200, headers: {} }, 1_000);
-    await send(quota(4, 10, 4));
-    void send();
-    void send();
-    expect(startsMs).toHaveLength(2);
-    await clock.runAll();
-    await slow;
+  it('assumes that requests that began later are not yet counted, and returns the share of one that was not made', async () => {
+    for (const laterMs of [1_000, 50]) {
+      const { clock, send, sendSlowly, admit, startsMs } = paced();
+      void sendSlowly({ status: 200, headers: {} }, 1_000);
+      void sendSlowly(quota(4, 10, 4), 100);
+      void sendSlowly({ status: 200, headers: {} }, laterMs);
+      admit().release();
+      await clock.advance(100);
+      void send();
+      void send();
+      expect(startsMs).toHaveLength(1);
+      await clock.runAll();
+    }
     const other = paced();
     // Without a quota there is nothing to give back.
     other.admit().release();
@@ -545,6 +550,73 @@ describe('Pacer', () => {
     for (let count = 0; count < 3; count++) void other.send();
     expect(other.startsMs).toHaveLength(3);
     await other.clock.runAll();
+  });
+
+  it.each([
+    ['the start of the request that it answers, if the answer took long', 3_000, 5_500],
+    ['the answer, if that took less than a tenth of it', 400, 5_400],
+  ])('counts the time until a reset from %s', async (_, tookMs, startMs) => {
+    const { clock, send, sendSlowly, startsMs } = paced();
+    void sendSlowly(quota(0, 5, 10), tookMs);
+    await clock.advance(tookMs);
+    void send();
+    await clock.runAll();
+    expect(startsMs).toEqual([startMs]);
+  });
+
+  it('ignores what was said about a quota that has been renewed since', async () => {
+    const { clock, send, sendSlowly, startsMs } = paced();
+    void sendSlowly(quota(0, 1, 10), 1_000);
+    await clock.advance(1_000);
+    void send();
+    expect(startsMs).toEqual([1_000]);
+  });
+
+  it('takes a reset that is an instant as it is, however long the answer took', async () => {
+    const { clock, send, sendSlowly, startsMs } = paced();
+    const reset = Math.ceil(clock.wallNow() / 1_000) + 5;
+    const resetMs = reset * 1_000 - clock.wallNow();
+    const headers = { 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': String(reset) };
+    void sendSlowly({ status: 200, headers }, 3_000);
+    await clock.advance(3_000);
+    void send();
+    await clock.runAll();
+    expect(startsMs).toEqual([resetMs]);
+  });
+
+  it.each([
+    ['prefers what the answer to a later request has said', quota(90, 60, 100), 100, []],
+    // One starts, the next is spread.
+    ['until that expires', quota(3, 60, 100), 5_000, [5_000]],
+  ])('%s', async (_, older, answeredMs, starts) => {
+    const { clock, send, sendSlowly, startsMs } = paced();
+    void sendSlowly(older, answeredMs);
+    await send(quota(1, 5, 100));
+    startsMs.splice(0);
+    await clock.advance(answeredMs);
+    void send();
+    void send();
+    expect(startsMs).toEqual(starts);
+    await clock.runAll();
+  });
+
+  it('prefers it also after a stop that is over, and to what would stop requests for longer', async () => {
+    const after = paced();
+    void after.sendSlowly(quota(90, 60, 100), 5_100);
+    await after.send(quota(0, 5, 100));
+    await after.clock.advance(5_000);
+    await after.send(quota(1, 60, 100));
+    await after.clock.advance(100);
+    void after.send();
+    expect(after.startsMs).toEqual([0, 5_000]);
+    await after.clock.runAll();
+    const { clock, send, sendSlowly, startsMs } = paced();
+    void sendSlowly(quota(0, 60, 100), 100);
+    await send(quota(0, 5, 100));
+    await clock.advance(100);
+    void send();
+    await clock.runAll();
+    expect(startsMs).toEqual([0, 5_000]);
   });
 
   it('forgets a quota after maxPause, however far off its reset is', async () => {
@@ -612,12 +684,12 @@ describe('quotaOf', () => {
     [
       'X- headers with an instant',
       { 'x-ratelimit-remaining': '3', 'x-ratelimit-reset': String(now / 1_000 + 9) },
-      { remaining: 3, resetMs: 9_000, limit: undefined },
+      { remaining: 3, resetMs: 9_000, limit: undefined, isInstant: true },
     ],
     [
       'X- headers in the spelling with another dash',
       { 'x-rate-limit-limit': '15', 'x-rate-limit-remaining': '3', 'x-rate-limit-reset': String(now / 1_000 + 9) },
-      { remaining: 3, resetMs: 9_000, limit: 15 },
+      { remaining: 3, resetMs: 9_000, limit: 15, isInstant: true },
     ],
     [
       'an instant by the clock of its sender',
@@ -626,12 +698,12 @@ describe('quotaOf', () => {
         'x-ratelimit-reset': String(now / 1_000 + 309),
         date: new Date(now + 300_000).toUTCString(),
       },
-      { remaining: 3, resetMs: 9_000, limit: undefined },
+      { remaining: 3, resetMs: 9_000, limit: undefined, isInstant: true },
     ],
     [
       'an instant in the past',
       { 'x-ratelimit-remaining': '3', 'x-ratelimit-reset': '1704067201' },
-      { remaining: 3, resetMs: 0, limit: undefined },
+      { remaining: 3, resetMs: 0, limit: undefined, isInstant: true },
     ],
     [
       'the tightest, whichever comes first, past one that says nothing',
@@ -646,7 +718,7 @@ describe('quotaOf', () => {
     [
       'an instant in milliseconds',
       { 'x-ratelimit-remaining': '3', 'x-ratelimit-reset': String(now + 9_000) },
-      { remaining: 3, resetMs: 9_000, limit: undefined },
+      { remaining: 3, resetMs: 9_000, limit: undefined, isInstant: true },
     ],
     [
       'a dictionary without a limit',
@@ -656,12 +728,12 @@ describe('quotaOf', () => {
     [
       'the first instant that is one, in seconds',
       { 'x-ratelimit-remaining': '3', 'x-ratelimit-reset': '1704067200' },
-      { remaining: 3, resetMs: 0, limit: undefined },
+      { remaining: 3, resetMs: 0, limit: undefined, isInstant: true },
     ],
     [
       'and in milliseconds',
       { 'x-ratelimit-remaining': '3', 'x-ratelimit-reset': '1704067200000' },
-      { remaining: 3, resetMs: 0, limit: undefined },
+      { remaining: 3, resetMs: 0, limit: undefined, isInstant: true },
     ],
     [
       'the first of two that bind alike',

@@ -59,6 +59,22 @@ const maintenance: Service = (clock) => async () => {
   return new Response();
 };
 
+/** States a quota of ten a second with each answer, counted on arrival; an answer takes 3 s. */
+const slowQuota: Service = (clock) => {
+  let windowIndex = 0;
+  let used = 0;
+  return async () => {
+    const nowMs = clock.now();
+    if (Math.floor(nowMs / 1_000) !== windowIndex) used = 0;
+    windowIndex = Math.floor(nowMs / 1_000);
+    const headers = { ratelimit: `"default";r=${Math.max(0, 9 - used)};t=1`, 'ratelimit-policy': '"default";q=10;w=1' };
+    if (used === 10) return new Response(null, { status: 429, headers: { ...headers, 'retry-after': '1' } });
+    used++;
+    await clock.sleep(3_000);
+    return new Response(null, { headers });
+  };
+};
+
 const seed = 20261201;
 const seconds = 20;
 
@@ -114,6 +130,8 @@ describe(`a service that refuses and says when to come back (seed ${seed})`, () 
     ['one in twenty, for half a minute', share(0.05, 503, 30), 20, 20, 90],
     ['one in five, the requests of some users, for half a minute', share(0.2, 429, 30), 50, 50, 75],
     ['three in five', share(0.6, 503, 1), 100, 100, 30],
+    ['beyond a quota that it states late, below it', slowQuota, 8, 10, 90],
+    ['beyond a quota that it states late, at 1.5 times it', slowQuota, 15, 10, 80],
   ])('still serves most of what it can: %s', async (_, service, perSecond, capacity, leastPercent) => {
     const { asked, served } = await play(service, perSecond);
     const possible = Math.min(asked, capacity * seconds);

@@ -7,6 +7,7 @@ import {
   bulkhead,
   type Clock,
   circuitBreaker,
+  constant,
   deadline,
   type Guard,
   HandlesError,
@@ -20,13 +21,17 @@ import {
   pipeline,
   RejectedError,
   refuse,
+  retry,
   retryBudget,
+  type Strategy,
+  singleFlight,
   TimeoutError,
   timeout,
 } from '../../src/index.js';
 import { seededRandom, virtualClock } from '../../src/testing/index.js';
 
 const down = (text: string | number = '') => new Error(`down ${text}`);
+const passOn: Strategy = { name: 'passOn', handle: (call, next) => next(call) };
 const rejected = () => new RejectedError('ERR_NO', 'not now', { policy: 'no' });
 
 /** A clock whose timers fire this much later than they should. */
@@ -123,6 +128,89 @@ describe('hedge', () => {
     ]);
     expect(outcome).toEqual({ ok: true, value: 'copy' });
     expect(discarded).toEqual([]);
+  });
+
+  describe('hands to onDiscard what a copy returns for nobody from within a guard', () => {
+    const guards: [string, () => (Guard | Strategy)[]][] = [
+      ['one', () => [circuitBreaker()]],
+      ['two and a strategy', () => [timeout('1s'), passOn, circuitBreaker()]],
+    ];
+    /** Two copies. The first returns after so many milliseconds, the second 120 ms after the beginning. */
+    async function late(inside: readonly (Guard | Strategy)[], firstMs: number, first: unknown = 'first') {
+      const clock = virtualClock();
+      const discarded: unknown[] = [];
+      const hedged = pipeline(hedge({ delay: 100, clock, onDiscard: (value) => discarded.push(value) }), ...inside);
+      const running = hedged.attempt(async ({ attempt }) => {
+        await clock.sleep(attempt === 1 ? firstMs : 20);
+        return attempt === 1 ? first : 'copy';
+      });
+      await clock.runAll();
+      return { outcome: await running, discarded };
+    }
+
+    it.each(guards)('in the turn in which another wins: %s', async (_, inside) => {
+      expect(await late(inside(), 120)).toEqual({ outcome: { ok: true, value: 'first' }, discarded: ['copy'] });
+    });
+
+    it.each(guards)('after its abort: %s', async (_, inside) => {
+      expect(await late(inside(), 500)).toEqual({ outcome: { ok: true, value: 'copy' }, discarded: ['first'] });
+    });
+
+    it('after a timeout inside has given it up', async () => {
+      expect((await late([timeout(50)], 500)).discarded).toEqual(['first']);
+    });
+
+    it('after a timeout has given up an attempt of a retry inside, whose other timeouts do not hear of it', async () => {
+      const whole = timeout({ after: '1s', onLateResult: () => expect.unreachable() });
+      expect((await late([whole, retry({ backoff: constant(10) }), timeout(50)], 500)).discarded).toContain('first');
+    });
+
+    it('unless a timeout inside has a hook for it', async () => {
+      const ended: unknown[] = [];
+      const inside = timeout({ after: '1s', onLateResult: (value) => ended.push(value) });
+      for (const firstMs of [120, 500]) expect((await late([inside], firstMs)).discarded).toEqual([]);
+      expect(ended).toEqual(['copy', 'first']);
+    });
+
+    it('from a first and from a further attempt of a retry inside', async () => {
+      expect((await late([bulkhead({ limit: 9 }), retry()], 500)).discarded).toEqual(['first']);
+      const clock = virtualClock();
+      const discarded: unknown[] = [];
+      const hedged = pipeline(
+        hedge({ delay: 100, clock, onDiscard: (value) => discarded.push(value) }),
+        bulkhead({ limit: 9 }),
+        retry({ backoff: constant(10) }),
+      );
+      let made = 0;
+      const running = hedged.attempt(async () => {
+        const number = ++made;
+        if (number === 1) throw down();
+        await clock.sleep(number === 2 ? 500 : 20);
+        return number;
+      });
+      await clock.runAll();
+      expect([await running, discarded]).toEqual([{ ok: true, value: 3 }, [2]]);
+    });
+
+    it('when the caller has left', async () => {
+      const clock = virtualClock();
+      const controller = new AbortController();
+      const discarded: unknown[] = [];
+      const hedged = pipeline(hedge({ clock, onDiscard: (value) => discarded.push(value) }), circuitBreaker());
+      const running = hedged.attempt(() => clock.sleep(50).then(() => 'late'), { signal: controller.signal });
+      await clock.advance(10);
+      controller.abort('gone');
+      await clock.runAll();
+      expect([await running, discarded]).toEqual([{ ok: false, error: 'gone' }, ['late']]);
+    });
+
+    it('but not the very value that the caller gets, which copies may share', async () => {
+      const shared = singleFlight({ key: () => 'all' });
+      for (const inside of [[shared], [circuitBreaker(), shared]]) {
+        const { outcome, discarded } = await late(inside, 200);
+        expect([outcome, discarded]).toEqual([{ ok: true, value: 'first' }, []]);
+      }
+    });
   });
 
   it('sends no more copies than max, one per delay', async () => {

@@ -90,9 +90,14 @@ function parseReset(reset: string | undefined, remaining: string | undefined, no
 
 /** The milliseconds until a reset, which is given as a time span in seconds, or as an instant in seconds or milliseconds since 1970. */
 export function msUntilReset(given: number, nowMs: number): number {
-  if (given < epochBeginsSeconds) return given * 1_000;
+  if (!isInstant(given)) return given * 1_000;
   const instantMs = given < epochBeginsSeconds * 1_000 ? given * 1_000 : given;
   return Math.max(0, instantMs - nowMs);
+}
+
+/** Whether a reset is given as an instant. */
+export function isInstant(given: number): boolean {
+  return given >= epochBeginsSeconds;
 }
 
 function parseNumber(value: string | undefined, scale: number): number | undefined {

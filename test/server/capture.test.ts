@@ -76,6 +76,20 @@ describe.concurrent('an answer by', () => {
   }
 });
 
+type Way = [string, (response: ServerResponse) => unknown];
+/** Ways to answer with a stream. */
+const streaming: readonly Way[] = [
+  ['pipe', (response: ServerResponse) => void Readable.from(parts()).pipe(response)],
+  ['pipeline', (response: ServerResponse) => void pipeline(Readable.from(parts()), response).catch(() => {})],
+  [
+    'writes that wait for drain',
+    async (response: ServerResponse) => {
+      for await (const part of parts()) if (!response.write(part)) await once(response, 'drain');
+      response.end();
+    },
+  ],
+];
+
 describe('captureAnswer', () => {
   it('sends the first bytes of a stream at once, and holds the end until the answer has been processed', async () => {
     const { promise: stored, resolve: store } = deferred();
@@ -205,16 +219,8 @@ describe('captureAnswer', () => {
     });
   });
 
-  it.each([
-    ['pipe', (response: ServerResponse) => void Readable.from(parts()).pipe(response)],
-    ['pipeline', (response: ServerResponse) => void pipeline(Readable.from(parts()), response).catch(() => {})],
-    [
-      'writes that wait for drain',
-      async (response: ServerResponse) => {
-        for await (const part of parts()) if (!response.write(part)) await once(response, 'drain');
-        response.end();
-      },
-    ],
+  it.each<Way>([
+    ...streaming,
     [
       'an end in the background',
       async (response: ServerResponse) => {
@@ -284,16 +290,8 @@ describe('captureAnswer', () => {
       };
     }
 
-    it.each([
-      ['pipe', (response: ServerResponse) => void Readable.from(parts()).pipe(response)],
-      ['pipeline', (response: ServerResponse) => void pipeline(Readable.from(parts()), response).catch(() => {})],
-      [
-        'writes that wait for drain',
-        async (response: ServerResponse) => {
-          for await (const part of parts()) if (!response.write(part)) await once(response, 'drain');
-          response.end();
-        },
-      ],
+    it.each<Way>([
+      ...streaming,
       [
         'an end in the background',
         async (response: ServerResponse) => {
